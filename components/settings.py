@@ -88,6 +88,13 @@ class TrainCommonSettings(Section):
     grid_columns: int = Field(ge=1, le=32, description="samples per category in a grid")
 
 
+class FamilySettings(Section):
+    """What all model families have; each adds its own in its file."""
+
+    images: int = Field(ge=1, description="length of the training: images seen, repeats counted")
+    batch_size: int = Field(ge=1)
+
+
 class TrainSettings(Section):
     """`common`, and one entry per model family whose content the family's own file defines."""
 
@@ -108,16 +115,33 @@ class EvaluateSettings(Section):
     )
     resolution: int = Field(ge=32, le=512, description="images are resized to this before the features, pixels")
     split: Literal["val", "test"]
-    samples: int = Field(ge=10, description="generated images, and real ones at most")
-    batch_size: int = Field(ge=1)
-    seed: int = Field(ge=0)
-    kid_subsets: int = Field(ge=2)
-    kid_subset_size: int = Field(ge=2)
+    samples: int = Field(
+        ge=10, description="real images at most, and as many generated ones with their conditions"
+    )
+    batch_size: int = Field(ge=1, description="images in one pass through the feature network; speed only")
+    seed: int = Field(ge=0, description="of the choice of real images, the latents, and the KID's subsets")
+    kid_subsets: int = Field(ge=2, description="random subsets whose mean and deviation the KID is")
+    kid_subset_size: int = Field(ge=2, description="images of either kind in a subset")
     neighbours: int = Field(ge=1, description="k of the improved precision and recall")
+
+    @model_validator(mode="after")
+    def _can_be_measured(self) -> Self:
+        if self.kid_subset_size > self.samples:
+            found = f"kid_subset_size is {self.kid_subset_size}, samples is {self.samples}"
+            raise ValueError(f"{found}; a subset cannot be larger than the whole")
+        if self.extractor == "inception" and self.inception_weights is None:
+            raise ValueError(
+                "extractor 'inception' needs inception_weights, the path of inception-2015-12-05.pt"
+            )
+        return self
 
 
 class GateCheck(Section):
-    metric: str = Field(min_length=1)
+    """One threshold; a value that equals it passes."""
+
+    metric: str = Field(
+        min_length=1, description="as in evaluation.json; groups with dots: by_category.dress.kd_efflite0"
+    )
     at_most: float | None = None
     at_least: float | None = None
 

@@ -1,0 +1,43 @@
+# Verbs for people; `make help` lists them. Everything is made inside this folder.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+BIN := .venv/bin
+ENV := eval "$$($(BIN)/python -m infra env)"
+
+.PHONY: help setup run test up down status env check clean
+
+help: ## list the verbs
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: .venv/installed ## make the virtual environment .venv from requirements.lock
+
+.venv/installed: requirements.lock infra/setup.sh
+	@bash infra/setup.sh $(PYTHON)
+
+run: setup ## train, measure, gate and promote: the whole flow, with real services underneath
+	@$(BIN)/python -m infra up
+	@$(ENV) && prefect --no-prompt deploy --all > .vitrine/logs/deploy.log 2>&1 || { cat .vitrine/logs/deploy.log; exit 1; }
+	@$(ENV) && python -m flows run
+
+test: setup ## run the whole test suite, services included
+	@$(BIN)/python -m pytest
+
+up: setup ## start the services
+	@$(BIN)/python -m infra up
+
+down: ## stop the services; what they hold stays
+	@test ! -x $(BIN)/python || $(BIN)/python -m infra down
+
+status: setup ## say of each service whether it runs, where, and where its log is
+	@$(BIN)/python -m infra status
+
+env: setup ## print exports for your own shell: eval "$$(make -s env)"
+	@$(BIN)/python -m infra env
+
+check: setup ## ruff, mypy, import-linter
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy && $(BIN)/lint-imports
+
+clean: down ## remove the environment and the tools' caches; data, models and the registry stay
+	@rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	@echo "kept: .vitrine (services' data, the registry among it), .dvc/cache, data, models, reports, dvc.lock"

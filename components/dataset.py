@@ -1,0 +1,131 @@
+"""Reads data/prepared: what the training and the evaluation stand on.
+
+The folder holds, per split, shards `<split>-<number>.npy` of uint8 images (n, C, H, W),
+`manifest.parquet` with a row per image, and `dataset.json` with what `DatasetInfo` holds.
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from components.errors import InputError
+
+FORMAT = 1
+
+AttributeValues = dict[str, tuple[str, ...]]
+"""Per categorical attribute the values it can take, in the order of their indices."""
+
+
+@dataclass(frozen=True)
+class DatasetInfo:
+    """What a model must know of the images it is made for.
+
+    Attributes:
+        image_shape: (C, H, W).
+        attributes: the names that each categorical condition can take, in the order of the columns
+            of `Split.conditions_NA`.
+        counts: images per split.
+        digest: SHA-256 over the images, their conditions and their splits.
+    """
+
+    image_shape: tuple[int, int, int]
+    attributes: AttributeValues
+    counts: dict[str, int]
+    digest: str
+
+    @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """Number of values of each attribute."""
+        return tuple(len(values) for values in self.attributes.values())
+
+
+@dataclass(frozen=True)
+class Split:
+    """One split, its images mapped into memory, not read.
+
+    Attributes:
+        shards: uint8 arrays (n, C, H, W).
+        manifest: one row per image, in the order of the shards' rows.
+        attributes: see DatasetInfo.
+    """
+
+    shards: tuple[NDArray[np.uint8], ...]
+    manifest: pd.DataFrame
+    attributes: AttributeValues
+
+    def __len__(self) -> int:
+        return len(self.manifest)
+
+    @cached_property
+    def conditions_NA(self) -> NDArray[np.int64]:
+        """Index of each image's value in each attribute, (N, A)."""
+        columns = [
+            pd.Categorical(self.manifest[name], categories=list(values)).codes
+            for name, values in self.attributes.items()
+        ]
+        return np.stack(columns, axis=1).astype(np.int64)
+
+    @cached_property
+    def images_NCHW(self) -> NDArray[np.uint8]:
+        """All images; still mapped if they are in one shard, else in memory."""
+        return self.shards[0] if len(self.shards) == 1 else np.concatenate(self.shards)
+
+
+def load_info(prepared_dir: Path) -> DatasetInfo:
+    """Reads dataset.json.
+
+    Raises:
+        InputError: it is missing, damaged, or of another format.
+    """
+    path = prepared_dir / "dataset.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content["format"] != FORMAT:
+            raise InputError(f"{path}: format {content['format']}, this code reads {FORMAT}; run `dvc repro prepare`")
+        channels, height, width = content["image_shape"]
+        return DatasetInfo(
+            image_shape=(channels, height, width),
+            attributes={name: tuple(values) for name, values in content["attributes"].items()},
+            counts=content["counts"],
+            digest=content["digest"],
+        )
+    except FileNotFoundError:
+        raise InputError(f"{path}: not found; make it with `dvc repro prepare` or fetch it with `dvc pull`") from None
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: damaged ({error!r}); make it again with `dvc repro --force prepare`") from None
+
+
+def load_split(prepared_dir: Path, split: str) -> Split:
+    """Maps the shards of one split.
+
+    Raises:
+        InputError: the split is unknown, or a shard is missing, damaged or does not fit its manifest.
+    """
+    info = load_info(prepared_dir)
+    if not info.counts.get(split):
+        raise InputError(f"{prepared_dir}: no split '{split}'; it has {info.counts}")
+    manifest = pd.read_parquet(prepared_dir / "manifest.parquet")
+    manifest = manifest[manifest["split"] == split].sort_values(["shard", "row"], ignore_index=True)
+    shards = tuple(
+        _open_shard(prepared_dir / str(name), info.image_shape, len(rows))
+        for name, rows in manifest.groupby("shard", sort=True)
+    )
+    return Split(shards, manifest, info.attributes)
+
+
+def _open_shard(path: Path, image_shape: tuple[int, int, int], rows: int) -> NDArray[np.uint8]:
+    try:
+        shard: NDArray[np.uint8] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); run `dvc checkout` or `dvc repro prepare`") from None
+    if shard.shape != (rows, *image_shape) or shard.dtype != np.uint8:
+        raise InputError(
+            f"{path}: holds {shard.dtype} {shard.shape}, the manifest says uint8 {(rows, *image_shape)}; "
+            "run `dvc checkout` or `dvc repro prepare`"
+        )
+    return shard

@@ -1,0 +1,134 @@
+"""Conditional VAE with one learned decoder variance.
+
+Kingma and Welling, 2013, arXiv:1312.6114; Sohn et al., 2015 (conditions in encoder and decoder);
+Rybkin et al., 2021, arXiv:2006.13202 (the variance that maximises the likelihood, in closed form).
+"""
+
+import math
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from components.generative import GenerativeModel
+from components.networks import BASE_SIZE, ConditionEmbedding, averaged, downsampling, stage_widths, upsampling
+from components.settings import FamilySettings
+
+
+class Settings(FamilySettings):
+    latent_dim: int = Field(ge=1)
+    embedding_dim: int = Field(ge=1, description="length of an attribute's vector beside the latent")
+    width: int = Field(ge=1, description="channels at half the image's resolution")
+    beta: float = Field(gt=0, description="weight of the KL divergence")
+    kl_warmup: int = Field(ge=0, description="images over which beta rises from 0")
+    lr: float = Field(gt=0)
+    ema_half_life: int = Field(ge=1, description="images after which old weights count half")
+
+
+class Encoder(nn.Module):
+    """Images (N, C, S, S) and conditions (N, A) to mean and log variance, each (N, latent_dim)."""
+
+    def __init__(self, settings: Settings, image_shape: tuple[int, int, int], cardinalities: tuple[int, ...]) -> None:
+        super().__init__()
+        channels, size, _ = image_shape
+        widths = stage_widths(size, settings.width)
+        self.body = downsampling(channels, widths, normalise=True)
+        self.embedding = ConditionEmbedding(cardinalities, settings.embedding_dim)
+        self.head = nn.Linear(widths[-1] * BASE_SIZE**2 + self.embedding.dim, 2 * settings.latent_dim)
+
+    def forward(self, images_NCHW: Tensor, conditions_NA: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.body(images_NCHW).flatten(1)
+        mean, log_variance = self.head(torch.cat([features, self.embedding(conditions_NA)], dim=1)).chunk(2, dim=1)
+        return mean, log_variance
+
+
+class Decoder(nn.Module):
+    """Latents (N, latent_dim) and conditions (N, A) to images (N, C, S, S) in [-1, 1]."""
+
+    def __init__(self, settings: Settings, image_shape: tuple[int, int, int], cardinalities: tuple[int, ...]) -> None:
+        super().__init__()
+        channels, size, _ = image_shape
+        widths = stage_widths(size, settings.width)
+        self.embedding = ConditionEmbedding(cardinalities, settings.embedding_dim)
+        self.stem = nn.Linear(settings.latent_dim + self.embedding.dim, widths[-1] * BASE_SIZE**2)
+        self.body = upsampling(widths, channels)
+
+    def forward(self, z: Tensor, conditions_NA: Tensor) -> Tensor:
+        stem = self.stem(torch.cat([z, self.embedding(conditions_NA)], dim=1)).relu()
+        images: Tensor = self.body(stem.view(len(z), -1, BASE_SIZE, BASE_SIZE))
+        return images
+
+
+def gaussian_kl(mean_ND: Tensor, log_variance_ND: Tensor) -> Tensor:
+    """KL divergence of N(mean, variance) from N(0, 1) per row, (N,), nats."""
+    return 0.5 * (mean_ND.square() + log_variance_ND.exp() - 1 - log_variance_ND).sum(dim=1)
+
+
+def optimal_sigma_nll(images_NCHW: Tensor, reconstructions_NCHW: Tensor) -> Tensor:
+    """Gaussian negative log-likelihood per image under the one variance that fits the batch best.
+
+    Rybkin et al., 2021, eq. 7: sigma squared is the batch's mean squared error. Nats, (N,).
+    """
+    squared = (images_NCHW - reconstructions_NCHW).square()
+    variance = squared.mean().clamp_min(1e-6)
+    return 0.5 * (squared / variance + variance.log() + math.log(2 * math.pi)).sum(dim=(1, 2, 3))
+
+
+class Vae(GenerativeModel):
+    """Encoder and decoder trained on the evidence lower bound; samples from the prior N(0, 1)."""
+
+    def __init__(self, settings: Settings, image_shape: tuple[int, int, int], cardinalities: tuple[int, ...]) -> None:
+        super().__init__()
+        self.settings = settings
+        self.networks = nn.ModuleDict(
+            {
+                "encoder": Encoder(settings, image_shape, cardinalities),
+                "decoder": Decoder(settings, image_shape, cardinalities),
+            }
+        )
+        self.ema = averaged(self.networks, settings.batch_size, settings.ema_half_life)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.networks.parameters(), self.settings.lr, fused=True)
+
+    def optimise(
+        self, step: int, images_NCHW: Tensor, conditions_NA: Tensor, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        mean, log_variance = self.networks["encoder"](images_NCHW, conditions_NA)
+        mean, log_variance = mean.float(), log_variance.float()
+        noise = torch.randn(mean.shape, generator=generator, device=generator.device)
+        z = mean + noise * (0.5 * log_variance).exp()
+        reconstructions = self.networks["decoder"](z, conditions_NA).float()
+
+        nll = optimal_sigma_nll(images_NCHW, reconstructions).mean()
+        kl = gaussian_kl(mean, log_variance).mean()
+        seen = (step + 1) * self.settings.batch_size
+        beta = self.settings.beta * min(1.0, seen / max(1, self.settings.kl_warmup))
+        self.descend(self.optimizers(use_pl_optimizer=False), nll + beta * kl)
+        self.ema.update_parameters(self.networks)
+        return {"nll": nll.detach(), "kl": kl.detach(), "negative_elbo": (nll + kl).detach()}
+
+    @torch.inference_mode()
+    def sample(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:
+        z = torch.randn(len(conditions_NA), self.settings.latent_dim, generator=generator)
+        decoder = self.ema.module["decoder"].eval()
+        images: Tensor = decoder(z.to(self.device), conditions_NA.to(self.device))
+        return images.float()
+
+    @torch.inference_mode()
+    def reconstruct(self, images_NCHW: Tensor, conditions_NA: Tensor) -> Tensor:
+        networks = self.ema.module.eval()
+        mean, _ = networks["encoder"](images_NCHW, conditions_NA)
+        images: Tensor = networks["decoder"](mean, conditions_NA)
+        return images.float()
+
+    def sampling_state(self) -> dict[str, Tensor]:
+        return self.ema.module.state_dict()
+
+    def load_sampling_state(self, state: dict[str, Tensor]) -> None:
+        self.ema.module.load_state_dict(state)
+
+
+def build(settings: Settings, image_shape: tuple[int, int, int], cardinalities: tuple[int, ...]) -> Vae:
+    """An untrained model; see `components.models`."""
+    return Vae(settings, image_shape, cardinalities)

@@ -1,0 +1,64 @@
+"""Logs a trained model as an MLflow pyfunc model, with all that loading it takes."""
+
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow
+import pandas as pd
+from mlflow.models import ModelSignature
+from mlflow.types import ColSpec, DataType, Schema
+
+from components.dataset import AttributeValues
+
+PACKAGE = Path(__file__).resolve().parent
+
+REQUIREMENTS = (
+    "filelock",
+    "httpx",
+    "lightning",
+    "mlflow",
+    "numpy",
+    "pandas",
+    "pillow",
+    "pyarrow",
+    "pydantic",
+    "pyyaml",
+    "safetensors",
+    "torch",
+)
+"""What the packaged code imports. Given to MLflow, which would else take seconds to find out."""
+
+
+def package(model_dir: Path, attributes: AttributeValues, registered_name: str) -> str:
+    """Logs the model into the active run and registers it.
+
+    Args:
+        model_dir: weights.safetensors and model.json.
+
+    Returns:
+        The number of the new version.
+    """
+    logged = mlflow.pyfunc.log_model(
+        name="model",
+        python_model=str(PACKAGE / "serving.py"),
+        artifacts={"model": str(model_dir)},
+        code_paths=[str(PACKAGE)],
+        signature=signature(attributes),
+        input_example=input_example(attributes),
+        pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+        registered_model_name=registered_name,
+    )
+    return str(logged.registered_model_version)
+
+
+def signature(attributes: AttributeValues) -> ModelSignature:
+    """What the packaged model takes and gives, see `components.serving`."""
+    conditions = [ColSpec(DataType.string, name) for name in attributes]
+    request = [*conditions, ColSpec(DataType.long, "n"), ColSpec(DataType.long, "seed")]
+    image = [ColSpec(DataType.long, "seed"), ColSpec(DataType.long, "index"), ColSpec(DataType.binary, "png")]
+    return ModelSignature(Schema(request), Schema([*conditions, *image]))
+
+
+def input_example(attributes: AttributeValues) -> pd.DataFrame:
+    """A request for one image of each attribute's first value."""
+    return pd.DataFrame([{**{name: values[0] for name, values in attributes.items()}, "n": 1, "seed": 1}])

@@ -1,0 +1,100 @@
+"""Starts a retraining and follows it: `python -m flows run`."""
+
+import argparse
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import get_client
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
+from prefect.client.schemas.objects import FlowRun
+from prefect.deployments import run_deployment
+from prefect.exceptions import ObjectNotFound
+
+from components.check import check_params
+from components.errors import InputError
+from components.settings import load_settings
+from components.stage import explained_errors
+from flows.follow import follow
+from flows.remote import read_table
+from flows.retrain import RESULT
+from flows.revision import read_revision
+from infra.health import check_services
+from infra.settings import ServiceSettings, load_service_settings
+
+DEPLOYMENT = "retrain/manual"
+
+
+async def run_and_follow(services: ServiceSettings) -> int:
+    """Starts the deployment, prints its log and its outcome; returns the exit status."""
+    async with get_client() as client:
+        try:
+            started = await run_deployment(DEPLOYMENT, timeout=0)  # type: ignore[misc]
+        except ObjectNotFound:
+            raise InputError(
+                f"Prefect has no deployment '{DEPLOYMENT}'; make it with `prefect --no-prompt deploy --all`"
+            ) from None
+        print(f"flow run {started.name}: {services.prefect_url}/runs/flow-run/{started.id}", flush=True)
+        try:
+            finished = await follow(client, started.id)
+        except asyncio.CancelledError:
+            print(f"\nThe run goes on without this terminal; end it with `prefect flow-run cancel {started.id}`")
+            raise
+        result = await _result(client, finished)
+    print(summary(finished, result, services), flush=True)
+    return 0 if finished.state is not None and finished.state.is_completed() else 1
+
+
+async def _result(client: PrefectClient, run: FlowRun) -> dict[str, Any]:
+    artifacts = await client.read_artifacts(
+        artifact_filter=ArtifactFilter(
+            flow_run_id=ArtifactFilterFlowRunId(any_=[run.id]), key=ArtifactFilterKey(any_=[RESULT])
+        )
+    )
+    if not artifacts:
+        return {"stages": {}, "models": []}
+    result: dict[str, Any] = json.loads(str(read_table(artifacts[0].data)[0]["result"]))
+    return result
+
+
+def summary(run: FlowRun, result: dict[str, Any], services: ServiceSettings) -> str:
+    """What somebody wants to know after a run: trained, verdicts, champions, pictures, pages."""
+    assert run.state is not None
+    ran = [name for name, outcome in result["stages"].items() if outcome == "ran"]
+    trained = [name.removeprefix("train@") for name in ran if name.startswith("train@")]
+    lines = ["", f"retrain {run.state.name}: {run.state.message or ''}".rstrip(": "), ""]
+    lines += [f"  trained    {', '.join(trained) or 'nothing: no input of a training has changed'}"]
+    lines += [f"  stages run {', '.join(ran) or 'none, all are up to date'}"]
+    for model in result["models"]:
+        champion = f"champion is version {model['champion']}" if model["champion"] else "no champion"
+        lines += [f"  {model['family']:<10} gate {model['verdict']}, {model['action']}; {champion}: {model['reason']}"]
+        lines += [f"  {'':<10} pictures: reports/{model['family']}/samples.png, reports/{model['family']}/evaluation/"]
+    lines += [f"  MLflow     {services.mlflow_url}", f"  Prefect    {services.prefect_url}"]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    verbs.add_parser("run", help="start retrain/manual and follow it to its end")
+    setting = verbs.add_parser("setting", help="print one setting of the section `flow` of params.yaml")
+    setting.add_argument("name")
+    args = parser.parse_args(argv)
+    with explained_errors():
+        if args.verb == "setting":
+            print(getattr(load_settings().flow, args.name))
+            return
+        check_params()
+        read_revision()
+        services = load_service_settings()
+        check_services(services)
+        try:
+            raise SystemExit(asyncio.run(run_and_follow(services)))
+        except KeyboardInterrupt:
+            raise SystemExit(130) from None
+
+
+if __name__ == "__main__":
+    main()

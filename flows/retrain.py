@@ -1,0 +1,163 @@
+"""The retraining flow: brings the DAG of dvc.yaml up to date, then settles who is champion."""
+
+import asyncio
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.states import Completed, Failed, State
+from prefect.tasks import exponential_backoff
+
+from components.check import check_params
+from components.errors import InputError
+from components.settings import FlowSettings
+from flows.dag import StageNode, is_up_to_date, read_dag
+from flows.lockfile import merge_entries, push_outputs, read_entries
+from flows.release import settle_model
+from flows.remote import StageFailedError, run_on_pool
+from flows.revision import Revision, read_revision
+
+RESULT = "retrain-result"
+"""Key of the artifact with the run's outcome as data."""
+
+Outcomes = dict[str, str]
+"""Per stage: ran, unchanged, failed, or not started."""
+
+
+@flow(name="retrain", persist_result=False)
+async def retrain(allow_uncommitted: bool = False) -> State[Any]:
+    """Retrains what is stale, judges it, and promotes what is better than the champion.
+
+    Args:
+        allow_uncommitted: go on although files differ from the commit; the versions are tagged dirty.
+            Without it such a run is refused: nobody could say later which code it ran.
+    """
+    try:
+        settings = await asyncio.to_thread(check_params)
+        revision = await asyncio.to_thread(read_revision)
+        _require_clean(revision, allow_uncommitted)
+        dag = await asyncio.to_thread(read_dag)
+    except InputError as error:
+        return Failed(name="Input refused", message=str(error))
+    outcomes = await _run_dag(dag, revision, settings.flow)
+    models = await _settle(sorted(settings.train.families), outcomes, revision)
+    pushed = await asyncio.to_thread(push_outputs)
+    await _leave_result(outcomes, models, pushed)
+    return _final_state(outcomes, models)
+
+
+def _require_clean(revision: Revision, allow_uncommitted: bool) -> None:
+    if not revision.changed:
+        return
+    found = ", ".join(revision.changed[:5]) + (" and more" if len(revision.changed) > 5 else "")
+    if not allow_uncommitted:
+        raise InputError(
+            f"uncommitted changes in {found}: nobody could say later which code this run ran. Commit them, "
+            "or start the run with allow_uncommitted=true, as `make run` does"
+        )
+    get_run_logger().warning("uncommitted changes in %s: model versions will be tagged dirty", found)
+
+
+async def _run_dag(dag: dict[str, StageNode], revision: Revision, settings: FlowSettings) -> Outcomes:
+    """Starts each stage as soon as its upstreams are done; one that fails stops only its downstreams."""
+    step = bring_up_to_date.with_options(
+        retries=settings.retries,
+        retry_delay_seconds=exponential_backoff(settings.retry_delay),
+        retry_condition_fn=_worth_retrying,
+    )
+    running: dict[str, asyncio.Task[str]] = {}
+    finished: dict[str, State[Any]] = {}
+
+    async def after_upstreams(node: StageNode) -> str:
+        before = [await running[name] for name in sorted(node.upstreams)]
+        if any(outcome in ("failed", "not started") for outcome in before):
+            return "not started"
+        state: State[Any] = await step.with_options(task_run_name=node.name)(
+            node, dag, revision.commit, wait_for=[finished[name] for name in node.upstreams], return_state=True
+        )
+        finished[node.name] = state
+        if not state.is_completed():
+            return "failed"
+        return "ran" if await state.result() else "unchanged"  # type: ignore[misc]
+
+    async with asyncio.TaskGroup() as group:
+        for node in dag.values():
+            running[node.name] = group.create_task(after_upstreams(node))
+    return {name: stage.result() for name, stage in running.items()}
+
+
+@task(persist_result=False)
+async def bring_up_to_date(node: StageNode, dag: dict[str, StageNode], commit: str) -> bool:
+    """Runs a stage on a worker of its pool, unless it is up to date; returns whether it ran."""
+    if await asyncio.to_thread(is_up_to_date, node.name):
+        get_run_logger().info("%s is up to date", node.name)
+        return False
+    upstream = await asyncio.to_thread(read_entries, [*_all_upstreams(node, dag), node.name])
+    entry = await run_on_pool(node, upstream, commit)
+    await asyncio.to_thread(merge_entries, entry)
+    return True
+
+
+def _all_upstreams(node: StageNode, dag: dict[str, StageNode]) -> list[str]:
+    """Whatever the stage stands on, directly or not."""
+    found: set[str] = set()
+    pending = set(node.upstreams)
+    while pending:
+        name = pending.pop()
+        found.add(name)
+        pending |= dag[name].upstreams - found
+    return sorted(found)
+
+
+async def _worth_retrying(_task: Any, _run: Any, state: State[Any]) -> bool:
+    """A stage that its input stopped would be stopped again."""
+    error = await state.result(raise_on_failure=False)  # type: ignore[misc]
+    return not (isinstance(error, StageFailedError) and error.input_refused)
+
+
+async def _settle(families: Sequence[str], outcomes: Outcomes, revision: Revision) -> list[dict[str, Any]]:
+    """What became of each model whose gate stage has a verdict."""
+    judged = [family for family in families if outcomes.get(f"gate@{family}") in ("ran", "unchanged")]
+    states = await asyncio.gather(
+        *(
+            settle_model.with_options(task_run_name=f"settle {family}")(family, revision, return_state=True)
+            for family in judged
+        )
+    )
+    return [
+        await state.result()  # type: ignore[misc]
+        if state.is_completed()
+        else {"family": family, "action": "failed", "reason": state.message, "champion": None, "verdict": None}
+        for family, state in zip(judged, states, strict=True)
+    ]
+
+
+async def _leave_result(outcomes: Outcomes, models: list[dict[str, Any]], pushed: int) -> None:
+    result = {"stages": outcomes, "models": models, "pushed": pushed}
+    await create_table_artifact(key=RESULT, table=[{"result": json.dumps(result)}])  # type: ignore[misc]
+    lines = ["| stage | |", "| --- | --- |", *(f"| {name} | {outcome} |" for name, outcome in outcomes.items())]
+    lines += ["", "| model | gate | outcome | champion | why |", "| --- | --- | --- | --- | --- |"]
+    lines += [
+        f"| {m['family']} | {m['verdict']} | {m['action']} | {m['champion'] or 'none'} | {m['reason']} |"
+        for m in models
+    ]
+    await create_markdown_artifact(key="retrain-summary", markdown="\n".join(lines))  # type: ignore[misc]
+
+
+def _final_state(outcomes: Outcomes, models: list[dict[str, Any]]) -> State[Any]:
+    """Failed if a stage failed or a gate did: an unpromoted model must not look like a success."""
+    failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
+    failed += [f"settling {model['family']}" for model in models if model["action"] == "failed"]
+    if failed:
+        return Failed(message=f"failed: {', '.join(failed)}; see the runs of these stages")
+    rejected = [f"{model['family']}: {model['reason']}" for model in models if model["action"] == "rejected"]
+    if rejected:
+        return Failed(name="Gate failed", message="; ".join(rejected))
+    if "ran" not in outcomes.values():
+        return Completed(message="Nothing changed: nothing was retrained")
+    told = "; ".join(f"{model['family']}: {model['action']} ({model['reason']})" for model in models)
+    return Completed(message=told)
+
+

@@ -1,0 +1,52 @@
+"""Which code a run has run."""
+
+import hashlib
+import subprocess
+from dataclasses import dataclass
+
+from components.errors import InputError
+from flows.dag import ROOT
+
+
+@dataclass(frozen=True)
+class Revision:
+    """The checkout's state.
+
+    Attributes:
+        commit: full hash of HEAD.
+        changed: files that differ from it or are not in it, dvc.lock left out: it has a tag of its own.
+    """
+
+    commit: str
+    changed: tuple[str, ...]
+
+
+def read_revision() -> Revision:
+    """The checkout's commit and what is not committed.
+
+    Raises:
+        InputError: this is no git repository, or it has no commit.
+    """
+    commit = _git("rev-parse", "HEAD")
+    status = _git("status", "--porcelain", "--untracked-files=normal").splitlines()
+    changed = tuple(sorted(line[3:] for line in status if line[3:] != "dvc.lock"))
+    return Revision(commit.strip(), changed)
+
+
+def _git(*arguments: str) -> str:
+    try:
+        return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    except FileNotFoundError:
+        raise InputError("git is not installed; every model version names the commit it was made from") from None
+    except subprocess.CalledProcessError as error:
+        raise InputError(
+            f"{ROOT}: git cannot say which commit this is ({error.stderr.strip().splitlines()[0]}); every model "
+            "version names the commit it was made from. Clone the project with git, or make this folder a "
+            "repository: git init && git add --all && git commit -m 'Start'"
+        ) from None
+
+
+def lock_digest() -> str:
+    """SHA-256 of dvc.lock: the exact code, data and parameters of every stage."""
+    path = ROOT / "dvc.lock"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""

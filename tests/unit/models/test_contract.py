@@ -1,0 +1,161 @@
+"""What every family under components/models/ must do; a new one is tested by being there."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from lightning import Trainer
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from components.batches import StepBlocks
+from components.dataset import DatasetInfo, load_info, load_split
+from components.errors import InputError
+from components.generative import GenerativeModel, Reconstructs, build, load_model, save_model
+from components.images import to_float
+from components.models import available_models, family_settings
+from components.settings import FamilySettings
+from tests.prepared import CATEGORIES, write_prepared
+
+SMALL = {
+    "batch_size": 8,
+    "images": 64,
+    "latent_dim": 8,
+    "generator_width": 8,
+    "discriminator_width": 8,
+    "width": 8,
+    "ema_half_life": 16,
+}
+
+
+def small_settings(family: str) -> FamilySettings:
+    """The family's settings of params.yaml, with tiny networks."""
+    raw: dict[str, Any] = yaml.safe_load(Path("params.yaml").read_text())["train"][family]
+    return family_settings(family, raw | {key: value for key, value in SMALL.items() if key in raw})
+
+
+@pytest.fixture(params=available_models())
+def family(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def dataset(folder: Path, **options: Any) -> DatasetInfo:
+    return load_info(write_prepared(folder / "prepared", **options))
+
+
+def fitted(family: str, folder: Path, **options: Any) -> GenerativeModel:
+    """The family's model after a few real steps through Lightning."""
+    info = dataset(folder, **options)
+    settings = small_settings(family)
+    torch.manual_seed(0)
+    model = build(family, settings, info)
+    blocks = StepBlocks(
+        load_split(folder / "prepared", "train"),
+        torch.device("cpu"),
+        batch_size=settings.batch_size,
+        steps=8,
+        block=3,
+        seed=1,
+    )
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, DataLoader(blocks, batch_size=None))
+    return model
+
+
+def draw(model: GenerativeModel, seed: int = 3) -> Tensor:
+    conditions = torch.arange(len(CATEGORIES))[:, None]
+    return model.sample(conditions, torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(("channels", "size"), [(1, 32), (3, 32), (3, 64)])
+def test_samples_have_the_shape_and_range_of_the_images(
+    family: str, channels: int, size: int, tmp_path: Path
+) -> None:
+    info = dataset(tmp_path, channels=channels, size=size)
+    images = draw(build(family, small_settings(family), info).eval())
+    assert images.shape == (len(CATEGORIES), channels, size, size)
+    assert images.dtype == torch.float32
+    assert images.min() >= -1
+    assert images.max() <= 1
+
+
+def test_same_seed_same_samples_another_seed_others(family: str, tmp_path: Path) -> None:
+    model = fitted(family, tmp_path)
+    torch.testing.assert_close(draw(model), draw(model), rtol=0, atol=0)
+    assert not torch.equal(draw(model), draw(model, seed=4))
+
+
+def test_conditions_matter(family: str, tmp_path: Path) -> None:
+    model = fitted(family, tmp_path)
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    one, other = (model.sample(torch.tensor([[c]]), g) for c, g in zip((0, 1), generators, strict=True))
+    assert not torch.equal(one, other)
+
+
+def test_one_step_changes_every_trained_weight(family: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = build(family, small_settings(family), dataset(tmp_path))
+    before = {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, barebones=True, max_epochs=1)
+    blocks = StepBlocks(
+        load_split(tmp_path / "prepared", "train"), torch.device("cpu"), batch_size=24, steps=3, block=3, seed=1
+    )
+    trainer.fit(model, DataLoader(blocks, batch_size=None))
+    unchanged = [name for name, weight in model.named_parameters() if name in before and torch.equal(weight, before[name])]
+    assert unchanged == []
+
+
+def test_two_trainings_with_one_seed_are_the_same(family: str, tmp_path: Path) -> None:
+    one = fitted(family, tmp_path / "one").sampling_state()
+    two = fitted(family, tmp_path / "two").sampling_state()
+    for name, weight in one.items():
+        torch.testing.assert_close(weight, two[name], rtol=0, atol=0)
+
+
+def test_saved_and_loaded_it_gives_the_same_samples(family: str, tmp_path: Path) -> None:
+    model = fitted(family, tmp_path)
+    save_model(model, family, small_settings(family), load_info(tmp_path / "prepared"), tmp_path / "saved")
+    torch.testing.assert_close(draw(load_model(tmp_path / "saved")), draw(model), rtol=0, atol=0)
+
+
+def test_saved_weights_hold_no_pickle(family: str, tmp_path: Path) -> None:
+    model = build(family, small_settings(family), dataset(tmp_path))
+    save_model(model, family, small_settings(family), load_info(tmp_path / "prepared"), tmp_path / "saved")
+    assert sorted(file.name for file in (tmp_path / "saved").iterdir()) == ["model.json", "weights.safetensors"]
+
+
+def test_reconstructions_have_the_images_shape(family: str, tmp_path: Path) -> None:
+    model = fitted(family, tmp_path)
+    if not isinstance(model, Reconstructs):
+        pytest.skip(f"{family} does not encode images")
+    split = load_split(tmp_path / "prepared", "test")
+    images = to_float(torch.from_numpy(split.images_NCHW[:4].copy()))
+    reconstructions = model.reconstruct(images, torch.from_numpy(split.conditions_NA[:4]))
+    assert reconstructions.shape == images.shape
+    assert reconstructions.abs().max() <= 1
+
+
+def test_altered_weights_are_refused(family: str, tmp_path: Path) -> None:
+    model = build(family, small_settings(family), dataset(tmp_path))
+    save_model(model, family, small_settings(family), load_info(tmp_path / "prepared"), tmp_path / "saved")
+    path = tmp_path / "saved" / "weights.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"weights\.safetensors: SHA-256 is .*, model\.json says"):
+        load_model(tmp_path / "saved")
+
+
+def test_unknown_key_is_named(family: str) -> None:
+    raw = small_settings(family).model_dump() | {"learning_rat": 1}
+    with pytest.raises(InputError, match=f"train.{family}.*\n.*learning_rat: unknown key, found 1"):
+        family_settings(family, raw)
