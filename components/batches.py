@@ -37,7 +37,9 @@ class StepBlocks(Dataset[StepBlock]):
         block: steps in a block, fewer in the last.
     """
 
-    def __init__(self, split: Split, device: torch.device, *, batch_size: int, steps: int, block: int, seed: int) -> None:
+    def __init__(
+        self, split: Split, device: torch.device, *, batch_size: int, steps: int, block: int, seed: int
+    ) -> None:
         self.images_NCHW = torch.from_numpy(split.images_NCHW.copy()).to(device)
         self.conditions_NA = torch.from_numpy(split.conditions_NA).to(device)
         self.batch_size, self.steps, self.block, self.seed = batch_size, steps, block, seed

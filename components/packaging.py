@@ -6,7 +6,7 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 from mlflow.models import ModelSignature
-from mlflow.types import ColSpec, DataType, Schema
+from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 from components.dataset import AttributeValues
 
@@ -53,9 +53,13 @@ def package(model_dir: Path, attributes: AttributeValues, registered_name: str) 
 
 def signature(attributes: AttributeValues) -> ModelSignature:
     """What the packaged model takes and gives, see `components.serving`."""
-    conditions = [ColSpec(DataType.string, name) for name in attributes]
-    request = [*conditions, ColSpec(DataType.long, "n"), ColSpec(DataType.long, "seed")]
-    image = [ColSpec(DataType.long, "seed"), ColSpec(DataType.long, "index"), ColSpec(DataType.binary, "png")]
+    conditions: list[ColSpec | TensorSpec] = [ColSpec(DataType.string, name) for name in attributes]
+    request: list[ColSpec | TensorSpec] = [*conditions, ColSpec(DataType.long, "n"), ColSpec(DataType.long, "seed")]
+    image: list[ColSpec | TensorSpec] = [
+        ColSpec(DataType.long, "seed"),
+        ColSpec(DataType.long, "index"),
+        ColSpec(DataType.binary, "png"),
+    ]
     return ModelSignature(Schema(request), Schema([*conditions, *image]))
 
 

@@ -75,7 +75,7 @@ def decide(candidate: Candidate, promote: PromoteSettings, evaluate: EvaluateSet
     champion = _alias(name, CHAMPION)
     if candidate.verdict["verdict"] != "PASSED":
         reasons = "; ".join(candidate.verdict["reasons"])
-        return Decision(candidate.family, name, "rejected", None, champion and champion.version, f"gate: {reasons}")
+        return Decision(candidate.family, name, "rejected", None, _number(champion), f"gate: {reasons}")
 
     weights_sha256 = _checked_weights(candidate)
     version = _version_of(name, weights_sha256) or _register(candidate, name, weights_sha256)
@@ -94,11 +94,15 @@ def decide(candidate: Candidate, promote: PromoteSettings, evaluate: EvaluateSet
         name,
         "promoted" if better else "kept",
         version.version,
-        version.version if better else champion and champion.version,
+        version.version if better else _number(champion),
         reason,
     )
     _write_why(decision, champion, candidate)
     return decision
+
+
+def _number(version: ModelVersion | None) -> str | None:
+    return str(version.version) if version else None
 
 
 def _checked_weights(candidate: Candidate) -> str:
@@ -203,17 +207,19 @@ def _evaluate_champion(
     champion: ModelVersion, candidate: Candidate, evaluate: EvaluateSettings, prepared_dir: Path
 ) -> dict[str, Any]:
     """The champion's metrics on the split and with the seeds that the candidate had."""
-    from components.evaluate import evaluate_model
-    from components.generative import load_model
-    from components.metrics import assert_comparable
+    from components.dataset import load_info
+    from components.evaluate import assert_fits, evaluate_model
+    from components.generative import load_card, load_model
+    from components.protocol import assert_comparable
 
     print(f"{candidate.family}: evaluating champion {champion.version} on the current split", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         folder = mlflow.artifacts.download_artifacts(f"models:/{champion.name}/{champion.version}", dst_path=scratch)
-        model = load_model(Path(folder) / "artifacts" / candidate.weights_dir.name)
-        evaluation = evaluate_model(model, evaluate, prepared_dir)
-    assert_comparable(candidate.metrics, evaluation.metrics)
-    return evaluation.metrics
+        weights_dir = Path(folder) / "artifacts" / candidate.weights_dir.name
+        assert_fits(load_card(weights_dir), load_info(prepared_dir), f"champion {champion.version}")
+        metrics = evaluate_model(load_model(weights_dir), evaluate, prepared_dir).as_json()
+    assert_comparable(candidate.metrics, metrics)
+    return metrics
 
 
 def _write_why(decision: Decision, champion: ModelVersion | None, candidate: Candidate) -> None:

@@ -115,9 +115,7 @@ class EvaluateSettings(Section):
     )
     resolution: int = Field(ge=32, le=512, description="images are resized to this before the features, pixels")
     split: Literal["val", "test"]
-    samples: int = Field(
-        ge=10, description="real images at most, and as many generated ones with their conditions"
-    )
+    samples: int = Field(ge=10, description="real images at most, and as many generated ones with their conditions")
     batch_size: int = Field(ge=1, description="images in one pass through the feature network; speed only")
     seed: int = Field(ge=0, description="of the choice of real images, the latents, and the KID's subsets")
     kid_subsets: int = Field(ge=2, description="random subsets whose mean and deviation the KID is")
@@ -130,9 +128,7 @@ class EvaluateSettings(Section):
             found = f"kid_subset_size is {self.kid_subset_size}, samples is {self.samples}"
             raise ValueError(f"{found}; a subset cannot be larger than the whole")
         if self.extractor == "inception" and self.inception_weights is None:
-            raise ValueError(
-                "extractor 'inception' needs inception_weights, the path of inception-2015-12-05.pt"
-            )
+            raise ValueError("extractor 'inception' needs inception_weights, the path of inception-2015-12-05.pt")
         return self
 
 

@@ -55,11 +55,11 @@ class ProgressLines(Callback):
         self.family, self.steps, self.batch_size = family, steps, batch_size
         self.started = self.last = time.monotonic()
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, *_: Any) -> None:
         self.started = self.last = time.monotonic()
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: StepBlock, batch_idx: int
+        self, _trainer: Trainer, _module: LightningModule, _out: Any, batch: StepBlock, _: int
     ) -> None:
         done, now = batch.first_step + len(batch.seeds), time.monotonic()
         if now - self.last < PROGRESS_SECONDS and done < self.steps:
@@ -83,14 +83,14 @@ class SampleGrids(Callback):
         self.steps = steps
 
     def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: StepBlock, batch_idx: int
+        self, _trainer: Trainer, model: LightningModule, _out: Any, batch: StepBlock, _: int
     ) -> None:
         done = batch.first_step + len(batch.seeds)
         if not self.due or done < self.due[0]:
             return
         self.due = [step for step in self.due if step > done]
-        assert isinstance(pl_module, GenerativeModel)
-        picture = sample_grid(pl_module, self.info, self.columns, self.seed)
+        assert isinstance(model, GenerativeModel)
+        picture = sample_grid(model, self.info, self.columns, self.seed)
         mlflow.log_image(picture, key="samples", step=done)
         if done == self.steps:
             with written_whole(self.last) as temporary:
@@ -204,7 +204,7 @@ def _write_history(metrics_csv: Path, training_csv: Path) -> dict[str, float]:
     history = history[["step", *(name for name in history.columns if name != "step")]]
     with written_whole(training_csv) as temporary:
         history.to_csv(temporary, index=False)
-    return {name: float(value) for name, value in history.iloc[-1].items() if name != "step"}
+    return {str(name): float(value) for name, value in history.iloc[-1].items() if name != "step"}
 
 
 def _quiet_lightning() -> None:

@@ -1,7 +1,7 @@
 """Follows a flow run from a terminal: its log lines and its stages' as they come."""
 
 import asyncio
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient
@@ -17,6 +17,11 @@ from prefect.client.schemas.sorting import LogSort
 
 POLL_SECONDS = 1.0
 PAGE = 200
+LATE = timedelta(seconds=20)
+"""How long after it was written a line may still arrive: each process sends its lines in batches."""
+
+STORY = ("prefect.flow_runs", "prefect.task_runs")
+"""Loggers whose lines tell what happens; the others tell how Prefect starts a process."""
 
 
 async def follow(client: PrefectClient, flow_run_id: UUID) -> FlowRun:
@@ -30,7 +35,8 @@ async def follow(client: PrefectClient, flow_run_id: UUID) -> FlowRun:
         names |= await _stages(client, flow_run_id)
         for line in await _new_lines(client, list(names), since, printed):
             since = line.timestamp
-            print(f"{line.timestamp.astimezone():%H:%M:%S}  {_name(line, names):<13} {line.message}", flush=True)
+            if line.name in STORY:
+                print(f"{line.timestamp.astimezone():%H:%M:%S}  {_name(line, names):<13} {line.message}", flush=True)
         if ended:
             return run
         await asyncio.sleep(POLL_SECONDS)
@@ -42,13 +48,11 @@ async def _stages(client: PrefectClient, flow_run_id: UUID) -> dict[UUID, str]:
     return {run.id: run.name for run in runs}
 
 
-async def _new_lines(
-    client: PrefectClient, runs: list[UUID], since: datetime | None, printed: set[UUID]
-) -> list[Log]:
-    """Lines that came since the last look; workers send theirs in batches, so the same second is asked again."""
+async def _new_lines(client: PrefectClient, runs: list[UUID], since: datetime | None, printed: set[UUID]) -> list[Log]:
+    """Lines that came since the last look."""
     window = LogFilter(
         flow_run_id=LogFilterFlowRunId(any_=runs),
-        timestamp=LogFilterTimestamp(after_=since) if since else None,
+        timestamp=LogFilterTimestamp(after_=since - LATE) if since else None,
     )
     lines: list[Log] = []
     while True:

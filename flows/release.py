@@ -26,7 +26,9 @@ async def settle_model(family: str, revision: Revision) -> dict[str, Any]:
     Returns:
         components.registry.Decision as a dictionary, and the gate's verdict.
     """
-    await asyncio.to_thread(fetch_outputs, ["prepare", *(f"{stage}@{family}" for stage in ("train", "evaluate", "gate"))])
+    await asyncio.to_thread(
+        fetch_outputs, ["prepare", *(f"{stage}@{family}" for stage in ("train", "evaluate", "gate"))]
+    )
     reports = ROOT / "reports" / family
     lineage = {
         "vitrine.git_commit": revision.commit,

@@ -70,4 +70,3 @@ def _pictures(stage: Any) -> list[str]:
         elif out.plot and path.is_dir():
             pictures += [f"{path.name}/{file.name}" for file in sorted(path.glob("*.png"))]
     return pictures
-

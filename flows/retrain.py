@@ -7,7 +7,8 @@ from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.states import Completed, Failed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
 from prefect.tasks import exponential_backoff
 
 from components.check import check_params
@@ -74,13 +75,14 @@ async def _run_dag(dag: dict[str, StageNode], revision: Revision, settings: Flow
         before = [await running[name] for name in sorted(node.upstreams)]
         if any(outcome in ("failed", "not started") for outcome in before):
             return "not started"
-        state: State[Any] = await step.with_options(task_run_name=node.name)(
+        run: Any = step.with_options(task_run_name=node.name)
+        state: State[Any] = await run(
             node, dag, revision.commit, wait_for=[finished[name] for name in node.upstreams], return_state=True
         )
         finished[node.name] = state
         if not state.is_completed():
             return "failed"
-        return "ran" if await state.result() else "unchanged"  # type: ignore[misc]
+        return "ran" if await state.result() else "unchanged"
 
     async with asyncio.TaskGroup() as group:
         for node in dag.values():
@@ -120,14 +122,15 @@ async def _worth_retrying(_task: Any, _run: Any, state: State[Any]) -> bool:
 async def _settle(families: Sequence[str], outcomes: Outcomes, revision: Revision) -> list[dict[str, Any]]:
     """What became of each model whose gate stage has a verdict."""
     judged = [family for family in families if outcomes.get(f"gate@{family}") in ("ran", "unchanged")]
-    states = await asyncio.gather(
+    settle: Any = settle_model
+    states: list[State[Any]] = await asyncio.gather(
         *(
-            settle_model.with_options(task_run_name=f"settle {family}")(family, revision, return_state=True)
+            settle.with_options(task_run_name=f"settle {family}")(family, revision, return_state=True)
             for family in judged
         )
     )
     return [
-        await state.result()  # type: ignore[misc]
+        await state.result()
         if state.is_completed()
         else {"family": family, "action": "failed", "reason": state.message, "champion": None, "verdict": None}
         for family, state in zip(judged, states, strict=True)
@@ -159,5 +162,3 @@ def _final_state(outcomes: Outcomes, models: list[dict[str, Any]]) -> State[Any]
         return Completed(message="Nothing changed: nothing was retrained")
     told = "; ".join(f"{model['family']}: {model['action']} ({model['reason']})" for model in models)
     return Completed(message=told)
-
-

@@ -5,7 +5,7 @@ Radford et al., 2015, arXiv:1511.06434 (networks); Miyato and Koyama, 2018, arXi
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -133,7 +133,7 @@ class Gan(GenerativeModel):
         self.apply(_init_dcgan)
         self.ema = averaged(self.generator, settings.batch_size, settings.ema_half_life)
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:  # type: ignore[override]
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         rates = (self.settings.generator_lr, self.settings.discriminator_lr)
         networks = (self.generator, self.discriminator)
         return [
@@ -144,7 +144,8 @@ class Gan(GenerativeModel):
     def optimise(
         self, step: int, images_NCHW: Tensor, conditions_NA: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        generator_optimizer, discriminator_optimizer = self.optimizers(use_pl_optimizer=False)
+        optimizers: Any = self.optimizers(use_pl_optimizer=False)
+        generator_optimizer, discriminator_optimizer = optimizers
         z = torch.randn(len(images_NCHW), self.settings.latent_dim, generator=generator, device=generator.device)
         fakes = self.generator(z, conditions_NA)
 

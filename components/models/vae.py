@@ -59,6 +59,14 @@ class Decoder(nn.Module):
         return images
 
 
+class Networks(nn.Module):
+    """Encoder and decoder, averaged and saved together."""
+
+    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+        super().__init__()
+        self.encoder, self.decoder = encoder, decoder
+
+
 def gaussian_kl(mean_ND: Tensor, log_variance_ND: Tensor) -> Tensor:
     """KL divergence of N(mean, variance) from N(0, 1) per row, (N,), nats."""
     return 0.5 * (mean_ND.square() + log_variance_ND.exp() - 1 - log_variance_ND).sum(dim=1)
@@ -80,11 +88,8 @@ class Vae(GenerativeModel):
     def __init__(self, settings: Settings, image_shape: tuple[int, int, int], cardinalities: tuple[int, ...]) -> None:
         super().__init__()
         self.settings = settings
-        self.networks = nn.ModuleDict(
-            {
-                "encoder": Encoder(settings, image_shape, cardinalities),
-                "decoder": Decoder(settings, image_shape, cardinalities),
-            }
+        self.networks = Networks(
+            Encoder(settings, image_shape, cardinalities), Decoder(settings, image_shape, cardinalities)
         )
         self.ema = averaged(self.networks, settings.batch_size, settings.ema_half_life)
 
@@ -94,11 +99,11 @@ class Vae(GenerativeModel):
     def optimise(
         self, step: int, images_NCHW: Tensor, conditions_NA: Tensor, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        mean, log_variance = self.networks["encoder"](images_NCHW, conditions_NA)
+        mean, log_variance = self.networks.encoder(images_NCHW, conditions_NA)
         mean, log_variance = mean.float(), log_variance.float()
         noise = torch.randn(mean.shape, generator=generator, device=generator.device)
         z = mean + noise * (0.5 * log_variance).exp()
-        reconstructions = self.networks["decoder"](z, conditions_NA).float()
+        reconstructions = self.networks.decoder(z, conditions_NA).float()
 
         nll = optimal_sigma_nll(images_NCHW, reconstructions).mean()
         kl = gaussian_kl(mean, log_variance).mean()
@@ -111,16 +116,20 @@ class Vae(GenerativeModel):
     @torch.inference_mode()
     def sample(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:
         z = torch.randn(len(conditions_NA), self.settings.latent_dim, generator=generator)
-        decoder = self.ema.module["decoder"].eval()
-        images: Tensor = decoder(z.to(self.device), conditions_NA.to(self.device))
+        images: Tensor = self._averaged().decoder(z.to(self.device), conditions_NA.to(self.device))
         return images.float()
 
     @torch.inference_mode()
     def reconstruct(self, images_NCHW: Tensor, conditions_NA: Tensor) -> Tensor:
-        networks = self.ema.module.eval()
-        mean, _ = networks["encoder"](images_NCHW, conditions_NA)
-        images: Tensor = networks["decoder"](mean, conditions_NA)
+        networks = self._averaged()
+        mean, _ = networks.encoder(images_NCHW, conditions_NA)
+        images: Tensor = networks.decoder(mean, conditions_NA)
         return images.float()
+
+    def _averaged(self) -> Networks:
+        networks = self.ema.module.eval()
+        assert isinstance(networks, Networks)
+        return networks
 
     def sampling_state(self) -> dict[str, Tensor]:
         return self.ema.module.state_dict()

@@ -77,9 +77,7 @@ def draw(model: GenerativeModel, seed: int = 3) -> Tensor:
 
 
 @pytest.mark.parametrize(("channels", "size"), [(1, 32), (3, 32), (3, 64)])
-def test_samples_have_the_shape_and_range_of_the_images(
-    family: str, channels: int, size: int, tmp_path: Path
-) -> None:
+def test_samples_have_the_shape_and_range_of_the_images(family: str, channels: int, size: int, tmp_path: Path) -> None:
     info = dataset(tmp_path, channels=channels, size=size)
     images = draw(build(family, small_settings(family), info).eval())
     assert images.shape == (len(CATEGORIES), channels, size, size)
@@ -110,7 +108,9 @@ def test_one_step_changes_every_trained_weight(family: str, tmp_path: Path) -> N
         load_split(tmp_path / "prepared", "train"), torch.device("cpu"), batch_size=24, steps=3, block=3, seed=1
     )
     trainer.fit(model, DataLoader(blocks, batch_size=None))
-    unchanged = [name for name, weight in model.named_parameters() if name in before and torch.equal(weight, before[name])]
+    unchanged = [
+        name for name, weight in model.named_parameters() if name in before and torch.equal(weight, before[name])
+    ]
     assert unchanged == []
 
 

@@ -1,0 +1,74 @@
+"""Real services on free ports in a temporary folder, one set per test session."""
+
+import random
+import socket
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from infra import processes
+from infra.down import down
+from infra.environment import client_environment
+from infra.settings import HOST, ServiceSettings
+from infra.up import up
+
+
+@dataclass(frozen=True)
+class Services:
+    """The services of this test session."""
+
+    settings: ServiceSettings
+    environment: dict[str, str]
+    """What a client needs to reach them, PATH included: `env={**os.environ, **services.environment}`."""
+
+    @property
+    def state_dir(self) -> Path:
+        return self.settings.state_dir
+
+    def for_infra(self) -> dict[str, str]:
+        """Variables with which `python -m infra` finds these services."""
+        values = self.settings.model_dump(mode="json")
+        return {f"VITRINE_{name.upper()}": str(value) for name, value in values.items()}
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share the services run in one process of pytest-xdist (`--dist loadgroup`)."""
+    for item in items:
+        if "services" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("services"))
+
+
+def free_settings(state_dir: Path, **settings: float) -> ServiceSettings:
+    """Settings with ports that nobody listens on."""
+    names = ServiceSettings().ports()
+    ports: list[int] = []
+    # Below the range from which the system takes ports for outgoing connections.
+    for port in random.sample(range(20_000, 32_000), 2_000):
+        with socket.socket() as probe:
+            if len(ports) < len(names) and probe.connect_ex((HOST, port)) != 0:
+                ports.append(port)
+    return ServiceSettings.model_validate({"state_dir": state_dir, **dict(zip(names, ports, strict=True)), **settings})
+
+
+@pytest.fixture(scope="session")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Services]:
+    """All services, ready; taken down at the end, which must leave no process behind."""
+    # The data is thrown away: the object store need not end by itself.
+    settings = free_settings(tmp_path_factory.mktemp("services") / "state", stop_timeout=6)
+    try:
+        up(settings)
+        yield Services(settings, client_environment(settings))
+    finally:
+        down(settings)
+    assert processes.find(settings.state_dir) == {}
+
+
+@pytest.fixture
+def own_settings(tmp_path: Path) -> Iterator[ServiceSettings]:
+    """Settings for a test that starts services of its own; what it leaves running is taken down."""
+    settings = free_settings(tmp_path / "state", stop_timeout=2)
+    yield settings
+    down(settings)

