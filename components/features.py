@@ -142,7 +142,7 @@ class Inception(FeatureExtractor):
             with warnings.catch_warnings():
                 # The canonical network exists as TorchScript only, which torch calls deprecated.
                 warnings.filterwarnings("ignore", r"`torch\.jit\.load` is deprecated", DeprecationWarning)
-                network = torch.jit.load(weights, map_location="cpu")  # type: ignore[no-untyped-call]
+                network = torch.jit.load(weights, map_location="cpu")
             self.network = network.eval()
             features_ND, logits_NK = self.compute(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
         except (RuntimeError, ValueError, TypeError) as error:

@@ -82,7 +82,7 @@ def decide(candidate: Candidate, promote: PromoteSettings, evaluate: EvaluateSet
     settled = _settled_before(version, champion, candidate)
     if settled is not None:
         assert champion is not None
-        return Decision(candidate.family, name, "unchanged", version.version, champion.version, settled)
+        return Decision(candidate.family, name, "unchanged", _number(version), _number(champion), settled)
 
     client = mlflow.MlflowClient()
     client.set_registered_model_alias(name, CHALLENGER, version.version)
@@ -93,8 +93,8 @@ def decide(candidate: Candidate, promote: PromoteSettings, evaluate: EvaluateSet
         candidate.family,
         name,
         "promoted" if better else "kept",
-        version.version,
-        version.version if better else _number(champion),
+        _number(version),
+        _number(version if better else champion),
         reason,
     )
     _write_why(decision, champion, candidate)
@@ -102,6 +102,7 @@ def decide(candidate: Candidate, promote: PromoteSettings, evaluate: EvaluateSet
 
 
 def _number(version: ModelVersion | None) -> str | None:
+    # MLflow's SQL store gives an int, its REST client a str.
     return str(version.version) if version else None
 
 
@@ -164,7 +165,7 @@ def _settled_before(version: ModelVersion, champion: ModelVersion | None, candid
         return f"version {version.version} is the champion"
     if version.tags.get("vitrine.decision") == "promoted":
         return f"version {version.version} was champion before and {champion.version} has been put in its place"
-    same_rival = version.tags.get("vitrine.compared_with") == champion.version
+    same_rival = version.tags.get("vitrine.compared_with") == _number(champion)
     same_protocol = version.tags.get("vitrine.compared_by") == str(candidate.verdict["protocol"])
     return version.tags["vitrine.reason"] if same_rival and same_protocol else None
 
@@ -228,7 +229,7 @@ def _write_why(decision: Decision, champion: ModelVersion | None, candidate: Can
     tags = {
         "vitrine.decision": decision.action,
         "vitrine.reason": decision.reason,
-        "vitrine.compared_with": champion.version if champion else "",
+        "vitrine.compared_with": _number(champion) or "",
         "vitrine.compared_by": str(candidate.verdict["protocol"]),
     }
     for key, value in tags.items():

@@ -28,7 +28,8 @@ class ProductImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defin
         self.attributes = load_card(folder).attributes
         self.model = load_model(folder).to("cuda" if torch.cuda.is_available() else "cpu")
 
-    def predict(self, context: Any, model_input: Any, params: Any = None) -> pd.DataFrame:  # noqa: ARG002
+    # Without hints on its arguments: MLflow would take them for a schema, and the signature is that.
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]  # noqa: ARG002
         """Generates images.
 
         Args:

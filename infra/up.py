@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -42,10 +43,10 @@ def up(settings: ServiceSettings, only: Sequence[str] | None = None, say: Say = 
         # What a killed service has left behind holds its ports, or goes on training for nobody.
         processes.end(settings.state_dir, [s.name for s in stopped], settings.stop_timeout, say)
         check_free({name: port for service in stopped for name, port in service.ports.items()})
-        _start(settings, [s for s in stopped if not s.needs_servers], say)
-        _start(settings, [s for s in stopped if s.needs_servers], say)
-        # Started earlier, possibly by an `up` that was interrupted.
-        _all_answer(settings, [s for s in wanted if s.name in running])
+        for workers in (False, True):
+            _start(settings, [s for s in stopped if s.needs_servers is workers], say)
+            # An `up` that was interrupted may have started them and not waited.
+            _all_answer(settings, [s for s in wanted if s.name in running and s.needs_servers is workers])
 
 
 @contextmanager
@@ -153,7 +154,7 @@ def _made_by(service: Service) -> str | None:
 
 def _all_answer(settings: ServiceSettings, services: Sequence[Service]) -> None:
     for service in services:
-        problem = processes.wait_for(service.working, settings.start_timeout, lambda: True)
+        problem = processes.wait_for(partial(service.ready, 0.0), settings.start_timeout, lambda: True)
         if problem:
             raise InputError(_failure(service, problem) + "\nrun `make down`, then `make up`")
 

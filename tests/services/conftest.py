@@ -1,4 +1,8 @@
-"""Real services on free ports in a temporary folder, one set per test session."""
+"""Real services on free ports in a temporary folder: one set per process of the test run.
+
+Some tests kill services, so processes of pytest-xdist do not share them. `--dist loadfile` keeps a
+file's tests in one process (`loadgroup` does not group: pytest-xdist 3.8 with pytest 9.2).
+"""
 
 import random
 import socket
@@ -17,7 +21,7 @@ from infra.up import up
 
 @dataclass(frozen=True)
 class Services:
-    """The services of this test session."""
+    """Running services."""
 
     settings: ServiceSettings
     environment: dict[str, str]
@@ -31,14 +35,6 @@ class Services:
         """Variables with which `python -m infra` finds these services."""
         values = self.settings.model_dump(mode="json")
         return {f"VITRINE_{name.upper()}": str(value) for name, value in values.items()}
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that share the services run in one process of pytest-xdist (`--dist loadgroup`)."""
-    for item in items:
-        if "services" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("services"))
 
 
 def free_settings(state_dir: Path, **settings: float) -> ServiceSettings:

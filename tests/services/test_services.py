@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -18,9 +17,8 @@ from botocore.exceptions import ClientError
 from components.errors import InputError
 from infra import probes, processes
 from infra.credentials import load_credentials
-from infra.down import down
 from infra.health import check_services
-from infra.services import MLFLOW, OBJECT_STORE, local_services, service_names
+from infra.services import MLFLOW, OBJECT_STORE, service_names
 from infra.settings import DVC_BUCKET, HOST, MLFLOW_BUCKET, PROJECT_ROOT, ServiceSettings
 from infra.status import status
 from infra.up import up
@@ -241,54 +239,7 @@ def test_two_ups_at_once_start_one_worker(services: Services) -> None:
     assert len(processes.find(services.state_dir)[worker]) == 1
 
 
-def test_a_port_in_use_is_explained(own_settings: ServiceSettings) -> None:
-    with socket.socket() as taken:
-        taken.bind((HOST, own_settings.mlflow_port))
-        taken.listen()
-        with pytest.raises(InputError) as caught:
-            up(own_settings, only=[OBJECT_STORE, MLFLOW])
-    for part in (f"port {own_settings.mlflow_port} ", f"pid {os.getpid()} ", "VITRINE_MLFLOW_PORT"):
-        assert part in str(caught.value)
-    assert processes.find(own_settings.state_dir) == {}
-
-
-def test_a_failed_start_shows_its_log_and_leaves_the_rest(own_settings: ServiceSettings) -> None:
-    database = own_settings.state_dir / MLFLOW / "mlflow.db"
-    database.parent.mkdir(parents=True)
-    database.write_text("this is no database " * 50)
-    with pytest.raises(InputError, match=f"{MLFLOW} did not start") as caught:
-        up(own_settings, only=[OBJECT_STORE, MLFLOW])
-    assert "file is not a database" in str(caught.value)
-    assert list(mains(own_settings)) == [OBJECT_STORE]
-
-
-def test_objects_outlive_down_and_up(own_settings: ServiceSettings) -> None:
-    up(own_settings, only=[OBJECT_STORE])
-    service = local_services(own_settings)[0]
-    client = probes.object_store_client(own_settings, {**service.environment, **_keys(own_settings)})
-    client.put_object(Bucket=DVC_BUCKET, Key="tests/kept", Body=b"kept")
-    said: list[str] = []
-    # Its patience is shorter than the store takes: this is also the way by SIGKILL.
-    down(own_settings, say=said.append)
-    assert "killed" in "\n".join(said)
-    assert processes.find(own_settings.state_dir) == {}
-    up(own_settings, only=[OBJECT_STORE])
-    assert client.get_object(Bucket=DVC_BUCKET, Key="tests/kept")["Body"].read() == b"kept"
-
-
-def test_down_is_harmless_where_nothing_runs(own_settings: ServiceSettings) -> None:
-    said: list[str] = []
-    down(own_settings, say=said.append)
-    assert said == ["nothing runs"]
-    assert not own_settings.state_dir.exists()
-
-
 def test_other_settings_than_those_it_runs_with_are_refused(services: Services) -> None:
     moved = services.settings.model_copy(update={"mlflow_port": services.settings.mlflow_port + 1})
     with pytest.raises(InputError, match=f"{MLFLOW} runs with other settings .*make down"):
         up(moved)
-
-
-def _keys(settings: ServiceSettings) -> dict[str, str]:
-    keys = load_credentials(settings)
-    return {"AWS_ACCESS_KEY_ID": keys.access_key, "AWS_SECRET_ACCESS_KEY": keys.secret_key}

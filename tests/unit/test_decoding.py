@@ -81,9 +81,7 @@ def test_grey_alpha_stays_exact_where_opaque() -> None:
     levels = np.arange(256, dtype=np.uint8)[None]
     opaque = np.stack([levels, np.full_like(levels, 255)], axis=-1)
     assert np.array_equal(np.asarray(flatten(Image.fromarray(opaque), 1)), levels)
-    assert np.array_equal(
-        np.asarray(flatten(Image.fromarray(opaque), 3)), np.repeat(levels[..., None], 3, axis=-1)
-    )
+    assert np.array_equal(np.asarray(flatten(Image.fromarray(opaque), 3)), np.repeat(levels[..., None], 3, axis=-1))
 
 
 def png_of(width: int, height: int, pixels: bytes) -> bytes:

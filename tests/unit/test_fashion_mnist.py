@@ -19,14 +19,10 @@ def first_labels(folder: Path, split: str, count: int) -> list[int]:
     return list((folder / f"{split}-labels-idx1-ubyte").read_bytes()[8 : 8 + count])
 
 
-def test_photos_are_those_of_the_files(
-    fashion_mnist: Path, data_settings: Callable[..., DataSettings]
-) -> None:
+def test_photos_are_those_of_the_files(fashion_mnist: Path, data_settings: Callable[..., DataSettings]) -> None:
     photos = list(source.photos(data_settings(140)))
 
-    names = [f"train/{number:05}.png" for number in range(120)] + [
-        f"t10k/{number:05}.png" for number in range(20)
-    ]
+    names = [f"train/{number:05}.png" for number in range(120)] + [f"t10k/{number:05}.png" for number in range(20)]
     assert [photo.file_name for photo in photos] == names
     labels = first_labels(fashion_mnist, "train", 120) + first_labels(fashion_mnist, "t10k", 20)
     assert [photo.category for photo in photos] == [source.CATEGORIES[label] for label in labels]

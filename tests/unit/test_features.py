@@ -45,7 +45,7 @@ def test_recognises_what_a_photo_shows() -> None:
     images = torch.from_numpy(photo.copy()).permute(2, 0, 1).unsqueeze(0)
     _, logits = EffLite0(224)(images)
     assert int(logits.argmax()) == MILITARY_UNIFORM
-    assert float(logits.softmax(dim=1).max()) > 0.3
+    assert float(logits.softmax(dim=1).max()) > 0.2
 
 
 def test_equals_the_packaged_network_run_plainly(efflite0: EffLite0) -> None:
@@ -64,12 +64,13 @@ def test_equals_the_packaged_network_run_plainly(efflite0: EffLite0) -> None:
 
 
 def test_large_images_are_shrunk_without_aliasing(efflite0: EffLite0) -> None:
-    # Columns of alternating black and white are grey from afar; without a filter they would be one of both.
-    stripes = (torch.arange(256) % 2 * 255).to(torch.uint8).expand(1, 1, 256, 256).contiguous()
-    grey = torch.full((1, 1, 256, 256), 127, dtype=torch.uint8)
-    white = torch.full((1, 1, 256, 256), 255, dtype=torch.uint8)
-    features = [efflite0(images)[0] for images in (stripes, grey, white)]
-    assert (features[0] - features[1]).norm() < 0.1 * (features[2] - features[1]).norm()
+    large = random_images(1, 1, size=256)
+    shrunk = Image.fromarray(large[0, 0].numpy()).resize((64, 64), Image.Resampling.BILINEAR)
+    expected, _ = efflite0(torch.from_numpy(np.asarray(shrunk).copy()).expand(1, 1, 64, 64))
+    features, _ = efflite0(large)
+    aliased, _ = efflite0(large[:, :, ::4, ::4])
+    assert (features - expected).norm() < 0.1 * expected.norm()
+    assert (aliased - expected).norm() > 0.5 * expected.norm()
 
 
 def test_grey_images_are_seen_as_grey_rgb(efflite0: EffLite0) -> None:
@@ -128,7 +129,7 @@ class SmallInception(nn.Module):
 def scripted(module: nn.Module, path: Path) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # TorchScript is what the canonical file is
-        torch.jit.script(module).save(path)  # type: ignore[no-untyped-call]
+        torch.jit.script(module).save(path)
     return str(path)
 
 
@@ -235,6 +236,7 @@ def test_a_failed_computation_leaves_no_file(cache: Path) -> None:
 
     with pytest.raises(RuntimeError, match="out of memory"):
         cached_features({"dataset": "a"}, fail)
+    assert not list(cache.glob("*.safetensors"))
     compute = Counted()
     cached_features({"dataset": "a"}, compute)
     assert compute.calls == 1
@@ -243,7 +245,7 @@ def test_a_failed_computation_leaves_no_file(cache: Path) -> None:
 def test_an_unusable_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("VITRINE_CACHE", str(tmp_path / "file"))
-    with pytest.raises(InputError, match="file/features: cannot be written .* VITRINE_CACHE"):
+    with pytest.raises(InputError, match=r"file/features: cannot be written .* VITRINE_CACHE"):
         cached_features({"dataset": "a"}, Counted())
 
 

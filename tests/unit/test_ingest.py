@@ -91,9 +91,7 @@ def test_shrinking_changes_only_the_snapshot(tmp_path: Path, data_settings: Make
     assert {name: after[name] for name in after if name.startswith("part-")}.items() <= before.items()
 
 
-def test_photos_that_left_and_return_are_not_written_again(
-    tmp_path: Path, data_settings: MakeDataSettings
-) -> None:
+def test_photos_that_left_and_return_are_not_written_again(tmp_path: Path, data_settings: MakeDataSettings) -> None:
     ingest(data_settings(300, part_rows=300), tmp_path)
     before = contents(tmp_path)
     ingest(data_settings(100, part_rows=300), tmp_path)
@@ -164,9 +162,7 @@ def test_leftovers_of_a_killed_run_go(tmp_path: Path, data_settings: MakeDataSet
     assert contents(tmp_path / "raw") == contents(tmp_path / "clean")
 
 
-def test_a_damaged_part_stops_before_anything_is_written(
-    tmp_path: Path, data_settings: MakeDataSettings
-) -> None:
+def test_a_damaged_part_stops_before_anything_is_written(tmp_path: Path, data_settings: MakeDataSettings) -> None:
     ingest(data_settings(300), tmp_path)
     part = part_paths(tmp_path)[0]
     part.write_bytes(part.read_bytes()[:-1])
@@ -178,9 +174,7 @@ def test_a_damaged_part_stops_before_anything_is_written(
     part.unlink()
     ingest(data_settings(300), tmp_path / "other")
     ingest(data_settings(300), tmp_path)
-    assert set(read_snapshot(tmp_path)) == set(read_snapshot(tmp_path / "other")), (
-        "the mend that the error names"
-    )
+    assert set(read_snapshot(tmp_path)) == set(read_snapshot(tmp_path / "other")), "the mend that the error names"
 
 
 def write_params(path: Path, data: DataSettings) -> Path:

@@ -106,17 +106,13 @@ def test_a_photo_in_no_part_is_noticed(tmp_path: Path, make_photo: MakePhoto, ma
 
 
 def test_only_the_snapshot_counts(tmp_path: Path, make_photo: MakePhoto) -> None:
-    """A photo whose category was corrected stands in two parts; another was removed."""
-    old, new, gone = (
-        make_photo(b"x", 1, "bag").row(),
-        make_photo(b"x", 1, "coat").row(),
-        make_photo(b"y", 2).row(),
-    )
-    raw.write_part([old, gone], tmp_path)
-    name = raw.write_part([new], tmp_path)
-    raw.write_snapshot(tmp_path, {str(new["id"]): name})
-    assert all_rows(tmp_path) == [new]
-    assert len(raw.read_records(tmp_path)) == 3
+    """A photo whose category was corrected stands in two parts, another was removed, a third stays."""
+    old, new = make_photo(b"x", 1, "bag").row(), make_photo(b"x", 1, "coat").row()
+    gone, kept = make_photo(b"y", 2).row(), make_photo(b"z", 3).row()
+    first, second = raw.write_part([old, gone, kept], tmp_path), raw.write_part([new], tmp_path)
+    raw.write_snapshot(tmp_path, {str(new["id"]): second, str(kept["id"]): first})
+    assert sorted(all_rows(tmp_path), key=lambda row: str(row["file_name"])) == [new, kept]
+    assert len(raw.read_records(tmp_path)) == 4
 
 
 def test_the_snapshot_is_sorted_by_id(tmp_path: Path) -> None:

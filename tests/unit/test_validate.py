@@ -207,6 +207,7 @@ def test_a_failure_of_the_data_set_names_photos_where_it_can(raw_dir: Path, tmp_
     same = expectation("expect_column_values_to_be_unique", level="dataset", column="category")
     with pytest.raises(InputError, match=r"\(category\) \(no limits\): 500 photo\(s\), such as \S+ \([a-z-]+\), \S+ "):
         run(suite_of(same), raw_dir, tmp_path)
+    assert len(quarantine_of(tmp_path)) == 0
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.errors import InputError
+from infra import credentials
 from infra.credentials import credentials_file, load_credentials, write_private
 from infra.settings import ServiceSettings
 
@@ -39,6 +40,12 @@ def test_all_who_start_at_once_get_the_same_keys(settings: ServiceSettings) -> N
         keys = set(pool.map(lambda _: load_credentials(settings), range(64)))
     assert len(keys) == 1
     assert [path.name for path in settings.state_dir.iterdir()] == ["credentials.env"]
+
+
+def test_keys_made_a_moment_too_late_are_dropped(settings: ServiceSettings) -> None:
+    first = load_credentials(settings)
+    credentials._create(credentials_file(settings), settings.state_dir)  # another process saw no file yet
+    assert load_credentials(settings) == first
 
 
 def test_keys_that_others_can_read_are_refused(settings: ServiceSettings) -> None:

@@ -83,6 +83,19 @@ def test_an_orphan_in_its_own_session_is_ended_and_strangers_are_not(tmp_path: P
             stranger.kill()
 
 
+def test_descendants_in_other_sessions_end_with_their_service(tmp_path: Path) -> None:
+    parent = start(tmp_path, "worker", [sys.executable, "-c", PARENT_OF_ANOTHER_SESSION])
+    child = psutil.Process(int(first_line(tmp_path, "worker")))
+    assert os.getsid(child.pid) != os.getsid(parent.pid)
+    try:
+        assert processes.end(tmp_path, ["worker"], 5, silent) == 2
+        assert not processes.alive(parent)
+        assert not processes.alive(child)
+    finally:
+        for process in processes.find(tmp_path).get("worker", []):
+            process.kill()
+
+
 def test_what_ignores_sigterm_is_killed_after_the_patience(tmp_path: Path) -> None:
     start(tmp_path, "deaf", [sys.executable, "-c", DEAF])
     assert first_line(tmp_path, "deaf") == "deaf"

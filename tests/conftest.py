@@ -17,7 +17,7 @@ from components.raw import Photo, write_part, write_snapshot
 from components.settings import DataSettings, FashionMnistSettings, Settings, load_settings
 from components.sources.fashion_mnist_files import SHA256, installed, read_files
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[1]
 
 MakeDataSettings = Callable[..., DataSettings]
 MakeRaw = Callable[[Path, Iterable[Photo]], Path]
@@ -56,9 +56,7 @@ def data_settings(fashion_mnist: Path) -> MakeDataSettings:
     """Makes settings of ingest for a subset of the data set."""
 
     def make(subset: int, part_rows: int = 200) -> DataSettings:
-        origin = FashionMnistSettings(
-            origin="folder", folder=str(fashion_mnist), url="http://fashion-mnist.invalid"
-        )
+        origin = FashionMnistSettings(origin="folder", folder=str(fashion_mnist), url="http://fashion-mnist.invalid")
         return DataSettings(source="fashion-mnist", subset=subset, part_rows=part_rows, fashion_mnist=origin)
 
     return make
@@ -108,9 +106,7 @@ def encoded() -> Callable[..., bytes]:
 def make_photo() -> Callable[..., Photo]:
     """Makes a photo that the project's suite accepts, but for what is given."""
 
-    def make(
-        image: bytes, number: int, category: str = "bag", attributes: Mapping[str, str] | None = None
-    ) -> Photo:
+    def make(image: bytes, number: int, category: str = "bag", attributes: Mapping[str, str] | None = None) -> Photo:
         return Photo(image, f"train/{number:05}.png", category, "train", "MIT", "test", attributes or {})
 
     return make
