@@ -17,11 +17,10 @@ setup: .venv/installed ## make the virtual environment .venv from requirements.l
 
 run: setup ## train, measure, gate and promote: the whole flow, with real services underneath
 	@$(BIN)/python -m infra up
-	@$(ENV) && prefect --no-prompt deploy --all > .vitrine/logs/deploy.log 2>&1 || { cat .vitrine/logs/deploy.log; exit 1; }
-	@$(ENV) && python -m flows run
+	@$(ENV) && python -m flows deploy && python -m flows run
 
 test: setup ## run the whole test suite, services included
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile
 
 up: setup ## start the services
 	@$(BIN)/python -m infra up

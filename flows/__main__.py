@@ -15,7 +15,6 @@ from prefect.exceptions import ObjectNotFound
 
 from components.check import check_params
 from components.errors import InputError
-from components.settings import load_settings
 from components.stage import explained_errors
 from flows.follow import follow
 from flows.remote import read_table
@@ -27,11 +26,11 @@ from infra.settings import ServiceSettings, load_service_settings
 DEPLOYMENT = "retrain/manual"
 
 
-async def run_and_follow(services: ServiceSettings) -> int:
+async def run_and_follow(services: ServiceSettings, parameters: dict[str, Any]) -> int:
     """Starts the deployment, prints its log and its outcome; returns the exit status."""
     async with get_client() as client:
         try:
-            started = await run_deployment(DEPLOYMENT, timeout=0)  # type: ignore[misc]
+            started = await run_deployment(DEPLOYMENT, parameters=parameters, timeout=0)  # type: ignore[misc]
         except ObjectNotFound:
             raise InputError(
                 f"Prefect has no deployment '{DEPLOYMENT}'; make it with `prefect --no-prompt deploy --all`"
@@ -75,23 +74,34 @@ def summary(run: FlowRun, result: dict[str, Any], services: ServiceSettings) -> 
     return "\n".join(lines)
 
 
+def _parameters(given: Sequence[str]) -> dict[str, Any]:
+    """NAME=JSON pairs as a dictionary."""
+    parameters = {}
+    for pair in given:
+        name, _, value = pair.partition("=")
+        try:
+            parameters[name] = json.loads(value)
+        except json.JSONDecodeError:
+            raise InputError(f"'{pair}': expected NAME=JSON, allow_uncommitted=false for instance") from None
+    return parameters
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
-    verbs.add_parser("run", help="start retrain/manual and follow it to its end")
-    setting = verbs.add_parser("setting", help="print one setting of the section `flow` of params.yaml")
-    setting.add_argument("name")
+    run = verbs.add_parser("run", help="start retrain/manual and follow it to its end")
+    run.add_argument(
+        "parameters", nargs="*", metavar="NAME=JSON", help="parameters of the flow, allow_uncommitted=false for instance"
+    )
     args = parser.parse_args(argv)
     with explained_errors():
-        if args.verb == "setting":
-            print(getattr(load_settings().flow, args.name))
-            return
+        parameters = _parameters(args.parameters)
         check_params()
         read_revision()
         services = load_service_settings()
         check_services(services)
         try:
-            raise SystemExit(asyncio.run(run_and_follow(services)))
+            raise SystemExit(asyncio.run(run_and_follow(services, parameters)))
         except KeyboardInterrupt:
             raise SystemExit(130) from None
 

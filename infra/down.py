@@ -21,4 +21,4 @@ def down(settings: ServiceSettings, say: Say = print) -> None:
         # Marked by an earlier version under another name.
         others = sorted(processes.find(settings.state_dir))
         ended += processes.end(settings.state_dir, others, settings.stop_timeout, say)
-    say(f"stopped, {ended} processes ended; the data stays in {settings.state_dir}" if ended else "nothing runs")
+    say(f"stopped; the data stays in {settings.state_dir}" if ended else "nothing runs")

@@ -13,10 +13,11 @@ QUIET = {
     "DVC_NO_ANALYTICS": "1",
     "GX_ANALYTICS_ENABLED": "false",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "PREFECT_CLOUD_ENABLE_ORCHESTRATION_TELEMETRY": "false",
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
 }
-"""Nothing phones home."""
+"""Nothing phones home, and no progress bar of a dozen small files fills a log."""
 
 FOREIGN = ("AWS_", "MLFLOW_", "PREFECT_", MARKER)
 """Inherited variables with these beginnings are dropped from a service's environment: a key, profile
@@ -50,7 +51,6 @@ def client_environment(settings: ServiceSettings) -> dict[str, str]:
         "PATH": _path(),
         "PREFECT_API_URL": settings.prefect_api_url,
         "PREFECT_HOME": str(settings.state_dir / "prefect"),
-        "WORKSPACE": str(PROJECT_ROOT),
     }
 
 
@@ -72,6 +72,9 @@ def worker_environment(settings: ServiceSettings) -> dict[str, str]:
         **_inherited(),
         **client_environment(settings),
         "PREFECT_WORKER_QUERY_SECONDS": "1",
+        # Read by the pull step of prefect.yaml. For workers alone: where `prefect deploy` finds the
+        # variable, it writes this machine's path into the deployment.
+        "WORKSPACE": str(PROJECT_ROOT),
         # Two models train at the same time; more threads than cores slow both down.
         "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // 2)),
     }

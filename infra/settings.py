@@ -33,6 +33,9 @@ REGION = "us-east-1"
 
 WORK_POOLS = ("cpu", "gpu")
 
+OTHERS = ("VITRINE_CACHE", "VITRINE_CLOTHING", "VITRINE_FASHION_MNIST")
+"""Variables of other parts of the project: folders of downloads and of data sets."""
+
 Port = Annotated[int, Field(ge=1, le=65535)]
 
 
@@ -124,7 +127,7 @@ def load_service_settings(env_file: Path = ENV_FILE) -> ServiceSettings:
 
 
 def _unknown(names: Iterable[str]) -> list[str]:
-    known = {variable(setting) for setting in ServiceSettings.model_fields} | {MARKER}
+    known = {variable(setting) for setting in ServiceSettings.model_fields} | {MARKER, *OTHERS}
     return sorted({name for name in names if name.startswith(ENV_PREFIX)} - known)
 
 

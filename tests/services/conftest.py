@@ -4,8 +4,6 @@ Some tests kill services, so processes of pytest-xdist do not share them. `--dis
 file's tests in one process (`loadgroup` does not group: pytest-xdist 3.8 with pytest 9.2).
 """
 
-import random
-import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +13,9 @@ import pytest
 from infra import processes
 from infra.down import down
 from infra.environment import client_environment
-from infra.settings import HOST, ServiceSettings
+from infra.settings import ServiceSettings
 from infra.up import up
+from tests.services.ports import free_settings
 
 
 @dataclass(frozen=True)
@@ -35,18 +34,6 @@ class Services:
         """Variables with which `python -m infra` finds these services."""
         values = self.settings.model_dump(mode="json")
         return {f"VITRINE_{name.upper()}": str(value) for name, value in values.items()}
-
-
-def free_settings(state_dir: Path, **settings: float) -> ServiceSettings:
-    """Settings with ports that nobody listens on."""
-    names = ServiceSettings().ports()
-    ports: list[int] = []
-    # Below the range from which the system takes ports for outgoing connections.
-    for port in random.sample(range(20_000, 32_000), 2_000):
-        with socket.socket() as probe:
-            if len(ports) < len(names) and probe.connect_ex((HOST, port)) != 0:
-                ports.append(port)
-    return ServiceSettings.model_validate({"state_dir": state_dir, **dict(zip(names, ports, strict=True)), **settings})
 
 
 @pytest.fixture(scope="session")

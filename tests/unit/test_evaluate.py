@@ -197,7 +197,6 @@ def test_a_perfect_generator_is_near_the_floor_and_bad_ones_are_not(prepared: Pa
 def test_each_generated_image_has_the_conditions_of_its_real_one(prepared: Path) -> None:
     evaluation = evaluate_model(Replay(prepared), settings(), prepared)
     assert min(metrics["precision_efflite0"] for metrics in evaluation.by_category.values()) > 0.6
-    assert max(abs(metrics["kd_efflite0"]) for metrics in evaluation.by_category.values()) < 0.1
 
 
 def test_categories_are_told_apart(prepared: Path) -> None:

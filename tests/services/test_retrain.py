@@ -1,0 +1,223 @@
+"""The flow against a real object store, MLflow, Prefect server and workers, as `make run` starts it."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from ruamel.yaml import YAML
+
+from infra.settings import ServiceSettings
+from tests.project import commit, copy_project, git, run, set_params
+from tests.services.ports import free_settings
+
+WORSE = {"train.gan.images": 64, "train.gan.generator_lr": 1e-9}
+"""One step that learns nothing: noise."""
+
+
+@dataclass(frozen=True)
+class Project:
+    """A copy of the project whose own services run."""
+
+    root: Path
+    settings: ServiceSettings
+    environment: dict[str, str]
+
+    def retrain(self, status: int = 0, **parameters: Any) -> str:
+        """Starts retrain and follows it; returns what the terminal shows."""
+        given = [f"{name}={json.dumps(value)}" for name, value in parameters.items()]
+        return run(self.root, "python", "-m", "flows", "run", *given, env=self.environment, status=status).stdout
+
+    @property
+    def registry(self) -> MlflowClient:
+        return MlflowClient(self.settings.mlflow_url, self.settings.mlflow_url)
+
+    def champion(self, family: str) -> ModelVersion:
+        return self.registry.get_model_version_by_alias(f"vitrine-{family}", "champion")
+
+
+def read_lock(root: Path) -> dict[str, Any]:
+    stages: dict[str, Any] = YAML(typ="safe").load((root / "dvc.lock").read_text())["stages"]
+    return stages
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, fashion_mnist_gz: Path) -> Iterator[Project]:
+    root = copy_project(tmp_path_factory.mktemp("retrain") / "project", fashion_mnist_gz)
+    settings = free_settings(root / ".vitrine", stop_timeout=6)
+    ports = {f"VITRINE_{name.upper()}": str(port) for name, port in settings.ports().items()}
+    try:
+        run(root, "python", "-m", "infra", "up", env=ports)
+        exports = run(root, "bash", "-c", 'eval "$(python -m infra env)"; env -0', env=ports).stdout
+        environment = dict(line.split("=", 1) for line in exports.split("\0") if line)
+        run(root, "prefect", "--no-prompt", "deploy", "--all", env=environment)
+        yield Project(root, settings, environment)
+    finally:
+        run(root, "python", "-m", "infra", "down", env=ports)
+
+
+@pytest.fixture(scope="module")
+def first(project: Project) -> str:
+    """What the terminal shows of the first run."""
+    return project.retrain()
+
+
+def test_the_first_run_trains_and_promotes_both_models(project: Project, first: str) -> None:
+    assert "trained    gan, vae" in first
+    for family in ("gan", "vae"):
+        assert f"vitrine-{family}: promoted: first champion" in first
+        assert str(project.champion(family).version) == "1"
+    assert "step" in first  # the trainings' own lines
+    assert project.settings.mlflow_url in first
+    assert project.settings.prefect_url in first
+
+
+def test_versions_join_the_identities(project: Project, first: str) -> None:
+    tags = project.champion("vae").tags
+    assert tags["vitrine.git_commit"] == git(project.root, "rev-parse", "HEAD").strip()
+    assert tags["vitrine.git_dirty"] == "false"
+    assert tags["vitrine.gate"] == "PASSED"
+    assert tags["vitrine.dataset"] == json.loads((project.root / "data/prepared/dataset.json").read_text())["digest"]
+    assert tags["vitrine.mlflow_run"] == json.loads((project.root / "reports/vae/run.json").read_text())["run_id"]
+    assert len(tags["vitrine.dvc_lock"]) == 64
+    assert f"/runs/flow-run/{tags['vitrine.flow_run']}" in first
+
+
+def test_everything_is_in_the_object_store(project: Project, first: str) -> None:
+    assert first
+    shown = run(project.root, "dvc", "status", "--cloud", "--json", env=project.environment).stdout
+    assert json.loads(shown) == {}
+
+
+def test_a_served_champion_gives_pictures(project: Project, first: str) -> None:
+    assert first
+    code = (
+        "import mlflow, pandas as pd\n"
+        "model = mlflow.pyfunc.load_model('models:/vitrine-gan@champion')\n"
+        "made = model.predict(pd.DataFrame([{'category': 'bag', 'n': 2, 'seed': 1}]))\n"
+        "print(len(made), made['png'][0][:4])\n"
+    )
+    # In a folder of its own: the model must bring the code it needs.
+    elsewhere = project.root.parent / "elsewhere"
+    elsewhere.mkdir(exist_ok=True)
+    assert "2 b'\\x89PNG'" in run(elsewhere, "python", "-c", code, env=project.environment).stdout
+
+
+def test_every_stage_leaves_its_artifacts(project: Project, first: str) -> None:
+    assert first
+    listed = run(project.root, "prefect", "artifact", "ls", "--output", "json", env=project.environment).stdout
+    keys = {artifact["key"] for artifact in json.loads(listed)}
+    for stage in ("ingest", "validate", "prepare", "train-gan", "train-vae", "evaluate-gan", "gate-vae"):
+        assert f"stage-{stage}" in keys
+        assert f"lock-entry-{stage}" in keys
+    assert {"release-gan", "release-vae", "retrain-summary", "retrain-result"} <= keys
+
+
+def test_with_nothing_changed_nothing_is_retrained(project: Project, first: str) -> None:
+    assert first
+    before = (project.root / "dvc.lock").read_bytes()
+    shown = project.retrain()
+    assert "Nothing changed: nothing was retrained" in shown
+    assert "stages run none, all are up to date" in shown
+    assert (project.root / "dvc.lock").read_bytes() == before
+    assert [str(v.version) for v in project.registry.search_model_versions("name = 'vitrine-gan'")] == ["1"]
+
+
+def test_a_worse_model_leaves_the_champion_unmoved(project: Project, first: str) -> None:
+    assert first
+    set_params(project.root, WORSE)
+    shown = project.retrain()
+    assert "trained    gan\n" in shown
+    assert "vitrine-gan: kept: fd_efflite0" in shown
+    assert str(project.champion("gan").version) == "1"
+    aliases = project.registry.get_registered_model("vitrine-gan").aliases
+    assert str(aliases["challenger"]) == "2"
+    tags = project.registry.get_model_version("vitrine-gan", "2").tags
+    assert "is not better than" in tags["vitrine.reason"]
+    assert tags["vitrine.git_dirty"] == "true"
+
+
+def test_a_failed_gate_shows_and_promotes_nothing(project: Project, first: str) -> None:
+    assert first
+    set_params(project.root, {"gate.vae": [{"metric": "fd_efflite0", "at_most": 0.5}]})
+    shown = project.retrain(status=1)
+    assert "retrain Gate failed: vae: gate: fd_efflite0" in shown
+    assert str(project.champion("vae").version) == "1"
+    assert len(project.registry.search_model_versions("name = 'vitrine-vae'")) == 1
+    set_params(project.root, {"gate.vae": [{"metric": "fd_efflite0", "at_most": 1e6}]})
+
+
+def test_a_stage_that_its_input_stops_is_tried_once_and_stops_only_its_downstreams(
+    project: Project, first: str
+) -> None:
+    assert first
+    set_params(project.root, {"evaluate.samples": 60, "validate.tolerance": 0.5, "evaluate.extractor": "inception"})
+    shown = project.retrain(status=1)
+    assert shown.count("> python -m components.evaluate --model gan") == 1
+    assert "inception_weights" in shown
+    assert "failed: evaluate@gan, evaluate@vae" in shown
+    assert str(project.champion("gan").version) == "1"
+    set_params(project.root, {"evaluate.extractor": "efflite0"})
+
+
+def test_the_schedule_refuses_uncommitted_code(project: Project, first: str) -> None:
+    assert first
+    (project.root / "components" / "extra.py").write_text("")
+    shown = project.retrain(status=1, allow_uncommitted=False)
+    (project.root / "components" / "extra.py").unlink()
+    assert "Input refused: uncommitted changes in components/extra.py" in shown
+
+
+def test_wrong_settings_stop_the_run_before_it_starts(project: Project, first: str) -> None:
+    assert first
+    set_params(project.root, {"prepare.size": 33})
+    done = run(project.root, "python", "-m", "flows", "run", env=project.environment, status=2)
+    set_params(project.root, {"prepare.size": 32})
+    assert "prepare.size: found 33; input should be 32, 64, 128 or 256" in done.stderr
+    assert "flow run" not in done.stdout
+
+
+def test_without_a_repository_the_run_says_how_to_make_one(project: Project, first: str) -> None:
+    assert first
+    hidden = project.root.parent / "hidden"
+    shutil.move(project.root / ".git", hidden)
+    try:
+        done = run(project.root, "python", "-m", "flows", "run", env=project.environment, status=2)
+    finally:
+        shutil.move(hidden, project.root / ".git")
+    assert "git init" in done.stderr
+
+
+def test_a_stage_runs_on_another_machine_from_its_lock_entries_alone(project: Project, first: str) -> None:
+    """Another clone, with a cache of its own and stale inputs: git, the object store and the servers in common."""
+    assert first
+    commit(project.root, "Settings as they are now")
+    project.retrain()
+    clone = project.root.parent / "clone"
+    git(project.root, "clone", "--quiet", ".", str(clone))
+    (clone / "dvc.lock").unlink(missing_ok=True)
+    (clone / "data/raw").mkdir(parents=True)
+    (clone / "data/raw/snapshot.parquet").write_text("last week's")
+    entries = project.root.parent / "entries.json"
+    entries.write_text(json.dumps({name: read_lock(project.root)[name] for name in ("ingest", "validate")}))
+    job = {"stage": "prepare", "commit": git(clone, "rev-parse", "HEAD").strip(), "timeout": 300}
+    code = (
+        "import asyncio, json\n"
+        "from pathlib import Path\n"
+        "from flows.lockfile import read_entries\n"
+        "from flows.run_stage import run_stage\n"
+        f"upstream = json.loads(Path({str(entries)!r}).read_text())\n"
+        f"state = asyncio.run(run_stage(**{job!r}, upstream=upstream, return_state=True))\n"
+        "print(state.name, state.message)\n"
+        "print(json.dumps(read_entries(['prepare'])))\n"
+    )
+    shown = run(clone, "python", "-c", code, env=project.environment).stdout
+    assert "Completed prepare ran" in shown
+    made = json.loads(shown.splitlines()[-1])
+    assert made["prepare"]["outs"] == read_lock(project.root)["prepare"]["outs"]
+    assert not (clone / "models").exists()
