@@ -17,7 +17,7 @@ setup: .venv/installed ## make the virtual environment .venv from requirements.l
 
 run: setup ## train, measure, gate and promote: the whole flow, with real services underneath
 	@$(BIN)/python -m infra up
-	@$(ENV) && python -m flows deploy && python -m flows run
+	@$(ENV) && python -m flows run
 
 test: setup ## run the whole test suite, services included
 	@$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -9,8 +9,9 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 from components.errors import InputError
 
@@ -180,11 +181,12 @@ def load_settings(path: Path = PARAMS_FILE) -> Settings:
             or out of range. All that is wrong is named at once.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        # The parser that DVC reads it with; PyYAML takes 1e-4 for a text.
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
         text = json.dumps(content, default=str)
     except FileNotFoundError:
         raise InputError(f"{path}: not found; start in the project's root or give --params") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read as YAML: {error}") from None
     return check(Settings, text, str(path))
 

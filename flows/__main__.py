@@ -11,11 +11,12 @@ from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
-from prefect.exceptions import ObjectNotFound
 
 from components.check import check_params
 from components.errors import InputError
+from components.settings import FlowSettings
 from components.stage import explained_errors
+from flows.deploy import deploy_if_changed
 from flows.follow import follow
 from flows.remote import read_table
 from flows.retrain import RESULT
@@ -26,15 +27,11 @@ from infra.settings import ServiceSettings, load_service_settings
 DEPLOYMENT = "retrain/manual"
 
 
-async def run_and_follow(services: ServiceSettings, parameters: dict[str, Any]) -> int:
+async def run_and_follow(services: ServiceSettings, settings: FlowSettings, parameters: dict[str, Any]) -> int:
     """Starts the deployment, prints its log and its outcome; returns the exit status."""
     async with get_client() as client:
-        try:
-            started = await run_deployment(DEPLOYMENT, parameters=parameters, timeout=0)  # type: ignore[misc]
-        except ObjectNotFound:
-            raise InputError(
-                f"Prefect has no deployment '{DEPLOYMENT}'; make it with `prefect --no-prompt deploy --all`"
-            ) from None
+        await deploy_if_changed(settings)
+        started = await run_deployment(DEPLOYMENT, parameters=parameters, timeout=0)  # type: ignore[misc]
         print(f"flow run {started.name}: {services.prefect_url}/runs/flow-run/{started.id}", flush=True)
         try:
             finished = await follow(client, started.id)
@@ -91,17 +88,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     verbs = parser.add_subparsers(dest="verb", required=True)
     run = verbs.add_parser("run", help="start retrain/manual and follow it to its end")
     run.add_argument(
-        "parameters", nargs="*", metavar="NAME=JSON", help="parameters of the flow, allow_uncommitted=false for instance"
+        "parameters",
+        nargs="*",
+        metavar="NAME=JSON",
+        help="parameters of the flow, allow_uncommitted=false for instance",
     )
     args = parser.parse_args(argv)
     with explained_errors():
         parameters = _parameters(args.parameters)
-        check_params()
+        settings = check_params()
         read_revision()
         services = load_service_settings()
         check_services(services)
         try:
-            raise SystemExit(asyncio.run(run_and_follow(services, parameters)))
+            raise SystemExit(asyncio.run(run_and_follow(services, settings.flow, parameters)))
         except KeyboardInterrupt:
             raise SystemExit(130) from None
 

@@ -1,6 +1,7 @@
-"""Conditional VAE with one learned decoder variance.
+"""Conditional VAE with a learned prior per condition and one learned decoder variance.
 
-Kingma and Welling, 2013, arXiv:1312.6114; Sohn et al., 2015 (conditions in encoder and decoder);
+Kingma and Welling, 2013, arXiv:1312.6114; Sohn et al., 2015, "Learning structured output representation
+using deep conditional generative models" (conditions in encoder and decoder, conditional prior);
 Rybkin et al., 2021, arXiv:2006.13202 (the variance that maximises the likelihood, in closed form).
 """
 
@@ -59,17 +60,43 @@ class Decoder(nn.Module):
         return images
 
 
-class Networks(nn.Module):
-    """Encoder and decoder, averaged and saved together."""
+class Prior(nn.Module):
+    """Conditions (N, A) to the mean and log variance of their latents, each (N, latent_dim).
 
-    def __init__(self, encoder: Encoder, decoder: Decoder) -> None:
+    A bag's latents lie elsewhere than a boot's. With one prior for all, a sample's latent and its
+    condition contradict each other, and the decoder draws something between the two.
+    """
+
+    def __init__(self, settings: Settings, cardinalities: tuple[int, ...]) -> None:
         super().__init__()
-        self.encoder, self.decoder = encoder, decoder
+        self.embedding = ConditionEmbedding(cardinalities, settings.embedding_dim)
+        self.head = nn.Linear(self.embedding.dim, 2 * settings.latent_dim)
+        # Starts as N(0, 1) for all.
+        nn.init.zeros_(self.head.weight)
+        nn.init.zeros_(self.head.bias)
+
+    def forward(self, conditions_NA: Tensor) -> tuple[Tensor, Tensor]:
+        mean, log_variance = self.head(self.embedding(conditions_NA)).chunk(2, dim=1)
+        return mean, log_variance
 
 
-def gaussian_kl(mean_ND: Tensor, log_variance_ND: Tensor) -> Tensor:
-    """KL divergence of N(mean, variance) from N(0, 1) per row, (N,), nats."""
-    return 0.5 * (mean_ND.square() + log_variance_ND.exp() - 1 - log_variance_ND).sum(dim=1)
+class Networks(nn.Module):
+    """All that is trained, averaged and saved together."""
+
+    def __init__(self, settings: Settings, image_shape: tuple[int, int, int], cardinalities: tuple[int, ...]) -> None:
+        super().__init__()
+        self.encoder = Encoder(settings, image_shape, cardinalities)
+        self.decoder = Decoder(settings, image_shape, cardinalities)
+        self.prior = Prior(settings, cardinalities)
+
+
+def gaussian_kl(
+    mean_ND: Tensor, log_variance_ND: Tensor, prior_mean_ND: Tensor, prior_log_variance_ND: Tensor
+) -> Tensor:
+    """KL divergence of one diagonal Gaussian from another per row, (N,), nats."""
+    ratio = (log_variance_ND - prior_log_variance_ND).exp()
+    distance = (mean_ND - prior_mean_ND).square() / prior_log_variance_ND.exp()
+    return 0.5 * (ratio + distance - 1 - log_variance_ND + prior_log_variance_ND).sum(dim=1)
 
 
 def optimal_sigma_nll(images_NCHW: Tensor, reconstructions_NCHW: Tensor) -> Tensor:
@@ -83,14 +110,12 @@ def optimal_sigma_nll(images_NCHW: Tensor, reconstructions_NCHW: Tensor) -> Tens
 
 
 class Vae(GenerativeModel):
-    """Encoder and decoder trained on the evidence lower bound; samples from the prior N(0, 1)."""
+    """Encoder and decoder trained on the evidence lower bound; samples from the condition's prior."""
 
     def __init__(self, settings: Settings, image_shape: tuple[int, int, int], cardinalities: tuple[int, ...]) -> None:
         super().__init__()
         self.settings = settings
-        self.networks = Networks(
-            Encoder(settings, image_shape, cardinalities), Decoder(settings, image_shape, cardinalities)
-        )
+        self.networks = Networks(settings, image_shape, cardinalities)
         self.ema = averaged(self.networks, settings.batch_size, settings.ema_half_life)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
@@ -106,7 +131,8 @@ class Vae(GenerativeModel):
         reconstructions = self.networks.decoder(z, conditions_NA).float()
 
         nll = optimal_sigma_nll(images_NCHW, reconstructions).mean()
-        kl = gaussian_kl(mean, log_variance).mean()
+        prior_mean, prior_log_variance = self.networks.prior(conditions_NA)
+        kl = gaussian_kl(mean, log_variance, prior_mean.float(), prior_log_variance.float()).mean()
         seen = (step + 1) * self.settings.batch_size
         beta = self.settings.beta * min(1.0, seen / max(1, self.settings.kl_warmup))
         self.descend(self.optimizers(use_pl_optimizer=False), nll + beta * kl)
@@ -115,8 +141,10 @@ class Vae(GenerativeModel):
 
     @torch.inference_mode()
     def sample(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:
-        z = torch.randn(len(conditions_NA), self.settings.latent_dim, generator=generator)
-        images: Tensor = self._averaged().decoder(z.to(self.device), conditions_NA.to(self.device))
+        networks, conditions_NA = self._averaged(), conditions_NA.to(self.device)
+        noise = torch.randn(len(conditions_NA), self.settings.latent_dim, generator=generator).to(self.device)
+        mean, log_variance = networks.prior(conditions_NA)
+        images: Tensor = networks.decoder(mean + noise * (0.5 * log_variance).exp(), conditions_NA)
         return images.float()
 
     @torch.inference_mode()

@@ -65,6 +65,13 @@ def test_all_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:
         load_settings(path)
 
 
+def test_a_number_in_scientific_notation_is_a_number(tmp_path: Path) -> None:
+    text = Path("params.yaml").read_text()
+    assert "tolerance: 0.01" in text
+    (tmp_path / "params.yaml").write_text(text.replace("tolerance: 0.01", "tolerance: 1e-4"))
+    assert load_settings(tmp_path / "params.yaml").validation.tolerance == 1e-4
+
+
 def test_a_missing_key_is_named(tmp_path: Path) -> None:
     path = changed(tmp_path, "prepare", {"size": 32, "fit": "pad"})
     with pytest.raises(InputError, match=r"prepare\.split: missing; it must be given"):

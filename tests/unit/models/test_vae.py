@@ -6,9 +6,11 @@ from components.models.vae import gaussian_kl, optimal_sigma_nll
 
 def test_kl_is_that_of_torch_distributions() -> None:
     torch.manual_seed(0)
-    mean, log_variance = torch.randn(6, 4), torch.randn(6, 4)
-    expected = kl_divergence(Normal(mean, (0.5 * log_variance).exp()), Normal(0.0, 1.0)).sum(dim=1)
-    torch.testing.assert_close(gaussian_kl(mean, log_variance), expected)
+    mean, log_variance, prior_mean, prior_log_variance = torch.randn(4, 6, 5)
+    posterior = Normal(mean, (0.5 * log_variance).exp())
+    prior = Normal(prior_mean, (0.5 * prior_log_variance).exp())
+    expected = kl_divergence(posterior, prior).sum(dim=1)
+    torch.testing.assert_close(gaussian_kl(mean, log_variance, prior_mean, prior_log_variance), expected)
 
 
 def test_likelihood_is_that_of_a_gaussian_with_the_mean_squared_error_as_variance() -> None:
