@@ -118,7 +118,7 @@ def test_a_changed_setting_runs_what_depends_on_it_and_shows_in_the_diffs(copy: 
     stages = run(copy, "dvc", "status", "--json").stdout
     assert list(json.loads(stages)) == ["train@vae"]
     changed = json.loads(run(copy, "dvc", "params", "diff", "--json").stdout)
-    assert changed["params.yaml"]["train.vae.lr"] == {"old": 0.001, "new": 0.002}
+    assert changed["params.yaml"]["train.vae.lr"].items() >= {"old": 0.001, "new": 0.002}.items()
     output = run(copy, "dvc", "repro").stdout
     assert "Running stage 'train@vae'" in output
     assert "Running stage 'gate@vae'" in output or "Stage 'gate@vae' is cached" in output
