@@ -207,4 +207,7 @@ def _describe(entry: Any) -> str:
         return f"{key}: unknown key, found {entry['input']!r}; remove it or correct its name"
     if entry["type"] == "missing":
         return f"{key}: missing; it must be given"
-    return f"{key}: found {entry['input']!r}; {entry['msg'][0].lower()}{entry['msg'][1:]}"
+    said = entry["msg"].removeprefix("Value error, ")
+    if isinstance(entry["input"], dict | list):  # a rule over several keys, which names those it means
+        return f"{key}: {said}"
+    return f"{key}: found {entry['input']!r}; {said[0].lower()}{said[1:]}"
