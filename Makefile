@@ -31,7 +31,7 @@ down: ## stop the services; what they hold stays
 status: setup ## say of each service whether it runs, where, and where its log is
 	@$(BIN)/python -m infra status
 
-env: setup ## print exports for your own shell: eval "$$(make -s env)"
+env: setup ## print exports for your own shell: eval "$(make -s env)"
 	@$(BIN)/python -m infra env
 
 check: setup ## ruff, mypy, import-linter
