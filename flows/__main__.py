@@ -58,11 +58,17 @@ async def _result(client: PrefectClient, run: FlowRun) -> dict[str, Any]:
 def summary(run: FlowRun, result: dict[str, Any], services: ServiceSettings) -> str:
     """What somebody wants to know after a run: trained, verdicts, champions, pictures, pages."""
     assert run.state is not None
-    ran = [name for name, outcome in result["stages"].items() if outcome == "ran"]
-    trained = [name.removeprefix("train@") for name in ran if name.startswith("train@")]
+    by_outcome = {
+        outcome: [name for name, found in result["stages"].items() if found == outcome]
+        for outcome in ("ran", "failed", "not started")
+    }
+    trained = [name.removeprefix("train@") for name in by_outcome["ran"] if name.startswith("train@")]
     lines = ["", f"retrain {run.state.name}: {run.state.message or ''}".rstrip(": "), ""]
-    lines += [f"  trained    {', '.join(trained) or 'nothing: no input of a training has changed'}"]
-    lines += [f"  stages run {', '.join(ran) or 'none, all are up to date'}"]
+    lines += [f"  trained    {', '.join(trained) or 'nothing'}"]
+    lines += [f"  stages run {', '.join(by_outcome['ran']) or 'none'}"]
+    if by_outcome["failed"]:
+        waiting = ", ".join(by_outcome["not started"]) or "none"
+        lines += [f"  failed     {', '.join(by_outcome['failed'])}; not started: {waiting}"]
     for model in result["models"]:
         champion = f"champion is version {model['champion']}" if model["champion"] else "no champion"
         lines += [f"  {model['family']:<10} gate {model['verdict']}, {model['action']}; {champion}: {model['reason']}"]

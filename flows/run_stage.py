@@ -44,11 +44,18 @@ async def run_stage(stage: str, upstream: Entries, commit: str, timeout: int) ->
     except InputError as error:
         return Failed(name=INPUT_REFUSED, message=str(error))
     except CommandFailedError as error:
-        refused = re.search(rf"exited with {USER_ERROR}\b", "\n".join(error.tail))
-        return Failed(name=INPUT_REFUSED if refused else "Failed", message=str(error))
+        if re.search(rf"exited with {USER_ERROR}\b", "".join(error.tail[-1:])):
+            return Failed(name=INPUT_REFUSED, message=_explanation(error.tail))
+        return Failed(message=str(error))
     await asyncio.to_thread(push_outputs, stage)
     await _leave_artifacts(stage)
     return Completed(message=f"{stage} ran, its outputs are in the object store")
+
+
+def _explanation(tail: list[str]) -> str:
+    """What the stage said of its input: from its `error:` line to DVC's own last line."""
+    first = next((index for index, line in enumerate(tail) if line.startswith("error: ")), 0)
+    return "\n".join(tail[first:-1]).removeprefix("error: ")
 
 
 def _require_commit(commit: str) -> None:
