@@ -71,7 +71,9 @@ def worker_environment(settings: ServiceSettings) -> dict[str, str]:
     return {
         **_inherited(),
         **client_environment(settings),
-        "PREFECT_WORKER_QUERY_SECONDS": "1",
+        # Each look writes to the server's database; with SQLite, two workers that looked every second once
+        # locked it for a minute.
+        "PREFECT_WORKER_QUERY_SECONDS": "2",
         # Read by the pull step of prefect.yaml. For workers alone: where `prefect deploy` finds the
         # variable, it writes this machine's path into the deployment.
         "WORKSPACE": str(PROJECT_ROOT),
