@@ -11,6 +11,10 @@ from components.errors import InputError
 from infra.settings import ENV_FILE, HOST, variable
 
 
+COMMAND_LENGTH = 100
+"""Characters of a command line that tell which program it is; some go on for a page."""
+
+
 def check_free(ports: Mapping[str, int]) -> None:
     """Makes sure that the ports can be listened on.
 
@@ -51,6 +55,7 @@ def _owner(port: int) -> str:
     if pid is None:
         return "a process of another user"
     try:
-        return f"pid {pid} ({shlex.join(psutil.Process(pid).cmdline())})"
+        command = shlex.join(psutil.Process(pid).cmdline())
+        return f"pid {pid} ({command[:COMMAND_LENGTH]}{'...' if len(command) > COMMAND_LENGTH else ''})"
     except psutil.Error:
         return f"pid {pid}"
