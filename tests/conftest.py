@@ -3,7 +3,7 @@
 import gzip
 import io
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +21,13 @@ PROJECT = Path(__file__).parents[1]
 
 MakeDataSettings = Callable[..., DataSettings]
 MakeRaw = Callable[[Path, Iterable[Photo]], Path]
+
+
+@pytest.fixture(autouse=True)
+def _no_experiment_left_behind() -> Iterator[None]:
+    """MLflow tells child processes the chosen experiment in a variable, which must not reach the next test's."""
+    yield
+    os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
 
 
 @pytest.fixture(scope="session")

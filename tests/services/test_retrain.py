@@ -170,7 +170,7 @@ def test_a_stage_that_its_input_stops_is_tried_once_and_stops_only_its_downstrea
     with project.settings_for_now({"evaluate.extractor": "inception", "evaluate.inception_weights": "nowhere.pt"}):
         shown = project.retrain(status=1)
     assert shown.count("evaluate@gan runs on pool gpu") == 1
-    assert "Input refused('params.yaml: evaluate.inception_weights is 'nowhere.pt', no such file" in shown
+    assert "Input refused(\"params.yaml: evaluate.inception_weights is 'nowhere.pt', no such file" in shown
     assert "failed     evaluate@gan, evaluate@vae; not started: gate@gan, gate@vae" in shown
     assert "failed: evaluate@gan, evaluate@vae" in shown
     assert str(project.champion("gan").version) == "1"

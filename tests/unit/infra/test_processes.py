@@ -119,6 +119,8 @@ def test_signals_that_the_caller_ignores_are_heard(tmp_path: Path) -> None:
         signal.signal(signal.SIGINT, before)
     lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
     masks = {line.split(":")[0]: int(line.split()[1], 16) for line in lines if line.startswith(("SigBlk", "SigIgn"))}
+    # The C library keeps signals 32 and 33 to itself: no program can set them, and some are started with one ignored.
+    masks = {name: mask & ~(1 << 31 | 1 << 32) for name, mask in masks.items()}
     processes.end(tmp_path, ["worker"], 5, silent)
     assert masks == {"SigBlk": 0, "SigIgn": 0}
 
