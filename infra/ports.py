@@ -10,7 +10,6 @@ import psutil
 from components.errors import InputError
 from infra.settings import ENV_FILE, HOST, variable
 
-
 COMMAND_LENGTH = 100
 """Characters of a command line that tell which program it is; some go on for a page."""
 

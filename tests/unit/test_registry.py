@@ -107,7 +107,7 @@ def test_first_passed_candidate_becomes_champion_with_its_identities(
     assert version.tags["vitrine.mlflow_run"] == tracking.read_run_id(found.run_file)
     assert version.tags["vitrine.gate"] == "PASSED"
     assert "first champion" in version.tags["vitrine.reason"]
-    assert "first champion" in version.description
+    assert "first champion" in str(version.description)
 
 
 def test_a_failed_gate_registers_nothing(project: Path, promote: PromoteSettings, protocol: EvaluateSettings) -> None:

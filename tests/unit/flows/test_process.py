@@ -62,6 +62,7 @@ def test_a_timeout_ends_the_command_and_what_it_started(tmp_path: Path) -> None:
     assert gone(int((tmp_path / "pid").read_text()))
 
 
+@pytest.mark.timeout(40)  # less than the command would take by itself
 def test_a_command_that_ignores_the_request_is_ended_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
