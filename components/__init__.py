@@ -6,3 +6,7 @@ import os
 # (two trainings on one machine, tests side by side) each waits for the other, and torch was seen to run
 # ten times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# Before MLflow and the others are imported: a `dvc repro` without our services phones home no more than with them.
+os.environ.setdefault("DO_NOT_TRACK", "1")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -10,7 +10,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from components.errors import InputError
@@ -94,7 +94,8 @@ def _read(path: Path, key: dict[str, str]) -> Tensor | None:
 
 def _write(path: Path, key: dict[str, str], features_ND: Tensor) -> None:
     with written_whole(path) as temporary:
-        save_file({"features": features_ND}, temporary, metadata={**key, "sha256": _digest(features_ND)})
+        # Not its save_file: on a full disk that raises an error of its own instead of the system's.
+        temporary.write_bytes(save({"features": features_ND}, metadata={**key, "sha256": _digest(features_ND)}))
 
 
 def _digest(tensor: Tensor) -> str:

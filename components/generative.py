@@ -9,7 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from lightning import LightningModule
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from components.batches import StepBlock
@@ -135,7 +135,8 @@ def save_model(model: GenerativeModel, family: str, settings: Any, info: Dataset
     """Writes weights.safetensors and model.json."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.sampling_state().items()}
     with written_whole(folder / WEIGHTS) as temporary:
-        save_file(weights, temporary)
+        # Not its save_file: on a full disk that raises an error of its own instead of the system's.
+        temporary.write_bytes(save(weights))
     card = ModelCard(
         family,
         settings.model_dump(mode="json"),

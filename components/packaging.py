@@ -22,18 +22,19 @@ REQUIREMENTS = (
     "pillow",
     "pyarrow",
     "pydantic",
-    "pyyaml",
+    "ruamel.yaml",
     "safetensors",
     "torch",
 )
 """What the packaged code imports. Given to MLflow, which would else take seconds to find out."""
 
 
-def package(model_dir: Path, attributes: AttributeValues, registered_name: str) -> str:
+def package(model_dir: Path, attributes: AttributeValues, registered_name: str, tags: dict[str, str]) -> str:
     """Logs the model into the active run and registers it.
 
     Args:
         model_dir: weights.safetensors and model.json.
+        tags: of the new version, there from its first moment.
 
     Returns:
         The number of the new version.
@@ -46,9 +47,8 @@ def package(model_dir: Path, attributes: AttributeValues, registered_name: str) 
         signature=signature(attributes),
         input_example=input_example(attributes),
         pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
-        registered_model_name=registered_name,
     )
-    return str(logged.registered_model_version)
+    return str(mlflow.register_model(logged.model_uri, registered_name, tags=tags).version)
 
 
 def signature(attributes: AttributeValues) -> ModelSignature:

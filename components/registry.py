@@ -79,7 +79,8 @@ def decide(candidate: Candidate, promote: PromoteSettings, evaluate: EvaluateSet
 
     weights_sha256 = _checked_weights(candidate)
     version = _version_of(name, weights_sha256) or _register(candidate, name, weights_sha256)
-    settled = _settled_before(version, champion, candidate)
+    rule = f"{promote.metric} {promote.direction}; {candidate.verdict['protocol']}"
+    settled = _settled_before(version, champion, rule)
     if settled is not None:
         assert champion is not None
         return Decision(candidate.family, name, "unchanged", _number(version), _number(champion), settled)
@@ -97,7 +98,7 @@ def decide(candidate: Candidate, promote: PromoteSettings, evaluate: EvaluateSet
         _number(version if better else champion),
         reason,
     )
-    _write_why(decision, champion, candidate)
+    _write_why(decision, champion, rule)
     return decision
 
 
@@ -140,25 +141,22 @@ def _register(candidate: Candidate, name: str, weights_sha256: str) -> ModelVers
     from components.generative import load_card
     from components.packaging import package
 
+    card = load_card(candidate.weights_dir)
     with tracking.resumed_run(candidate.run_file) as run:
-        card = load_card(candidate.weights_dir)
-        number = package(candidate.weights_dir, card.attributes, name)
-    tags = {
-        **candidate.lineage,
-        "vitrine.weights_sha256": weights_sha256,
-        "vitrine.dataset": card.dataset_digest,
-        "vitrine.mlflow_run": run.info.run_id,
-        "vitrine.gate": candidate.verdict["verdict"],
-        "vitrine.protocol": str(candidate.verdict["protocol"]),
-    }
-    client = mlflow.MlflowClient()
-    for key, value in tags.items():
-        client.set_model_version_tag(name, number, key, value)
-    return client.get_model_version(name, number)
+        tags = {
+            **candidate.lineage,
+            "vitrine.weights_sha256": weights_sha256,
+            "vitrine.dataset": card.dataset_digest,
+            "vitrine.mlflow_run": run.info.run_id,
+            "vitrine.gate": candidate.verdict["verdict"],
+            "vitrine.protocol": str(candidate.verdict["protocol"]),
+        }
+        number = package(candidate.weights_dir, card.attributes, name, tags)
+    return mlflow.MlflowClient().get_model_version(name, number)
 
 
-def _settled_before(version: ModelVersion, champion: ModelVersion | None, candidate: Candidate) -> str | None:
-    """Why nothing is left to decide, or None."""
+def _settled_before(version: ModelVersion, champion: ModelVersion | None, rule: str) -> str | None:
+    """Why nothing is left to decide, or None. A comparison counts as made if rival and rule were the same."""
     if champion is None:
         return None
     if champion.version == version.version:
@@ -166,8 +164,8 @@ def _settled_before(version: ModelVersion, champion: ModelVersion | None, candid
     if version.tags.get("vitrine.decision") == "promoted":
         return f"version {version.version} was champion before and {champion.version} has been put in its place"
     same_rival = version.tags.get("vitrine.compared_with") == _number(champion)
-    same_protocol = version.tags.get("vitrine.compared_by") == str(candidate.verdict["protocol"])
-    return version.tags["vitrine.reason"] if same_rival and same_protocol else None
+    same_rule = version.tags.get("vitrine.compared_by") == rule
+    return version.tags["vitrine.reason"] if same_rival and same_rule else None
 
 
 def _compare(
@@ -223,20 +221,26 @@ def _evaluate_champion(
     return metrics
 
 
-def _write_why(decision: Decision, champion: ModelVersion | None, candidate: Candidate) -> None:
+def _write_why(decision: Decision, champion: ModelVersion | None, rule: str) -> None:
     assert decision.version is not None
     client = mlflow.MlflowClient()
     tags = {
         "vitrine.decision": decision.action,
         "vitrine.reason": decision.reason,
         "vitrine.compared_with": _number(champion) or "",
-        "vitrine.compared_by": str(candidate.verdict["protocol"]),
+        "vitrine.compared_by": rule,
     }
     for key, value in tags.items():
         client.set_model_version_tag(decision.name, decision.version, key, value)
-    client.update_model_version(
-        decision.name, decision.version, f"Gate {candidate.verdict['verdict']}. {decision.action}: {decision.reason}"
-    )
+    client.update_model_version(decision.name, decision.version, f"Gate PASSED. {decision.action}: {decision.reason}")
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}); run `dvc repro`, or `dvc checkout` if it ran") from None
+    return content
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -254,8 +258,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         candidate = Candidate(
             family=args.model,
             weights_dir=args.weights,
-            verdict=json.loads((args.reports / "verdict.json").read_text(encoding="utf-8")),
-            metrics=json.loads((args.reports / "evaluation.json").read_text(encoding="utf-8")),
+            verdict=_read(args.reports / "verdict.json"),
+            metrics=_read(args.reports / "evaluation.json"),
             run_file=args.reports / "run.json",
             lineage=args.lineage,
         )

@@ -8,8 +8,9 @@ checked by `components.models.family_settings`, so that this module needs no tor
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
+from zoneinfo import available_timezones
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -34,6 +35,12 @@ class FashionMnistSettings(Section):
     )
     folder: str | None = Field(description="folder with the four idx files, plain or .gz; for origin 'folder'")
     url: str = Field(pattern=r"^https?://", description="address under which upstream keeps the four .gz files")
+
+    @model_validator(mode="after")
+    def _has_its_folder(self) -> Self:
+        if self.origin == "folder" and not self.folder:
+            raise ValueError("origin is 'folder', so folder must name it; it is null")
+        return self
 
 
 class DataSettings(Section):
@@ -79,7 +86,7 @@ class PrepareSettings(Section):
 
 
 class TrainCommonSettings(Section):
-    seed: int = Field(ge=0)
+    seed: int = Field(ge=0, lt=2**32)
     accelerator: Literal["auto", "cpu", "gpu"]
     precision: Literal["auto", "bf16-mixed", "32-true"] = Field(
         description="auto: bf16-mixed where the processor computes in bf16, else 32-true"
@@ -156,10 +163,17 @@ class PromoteSettings(Section):
 
 
 class FlowSettings(Section):
-    nightly_cron: str = Field(description="when retrain/nightly runs, five fields")
-    timezone: str
+    nightly_cron: str = Field(pattern=r"^[\d*/,-]+( [\d*/,A-Za-z-]+){4}$", description="when retrain/nightly runs")
+    timezone: str = Field(description="IANA name, as in Europe/Berlin")
     retries: int = Field(ge=0, le=10, description="further tries of a stage that failed for no fault of its input")
     retry_delay: int = Field(ge=0, description="seconds before the first further try; doubles each time")
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_known(cls, value: str) -> str:
+        if value not in available_timezones():
+            raise ValueError("no such time zone; give an IANA name, as in Europe/Berlin")
+        return value
 
 
 class Settings(Section):

@@ -6,6 +6,7 @@ from asyncio.subprocess import PIPE, STDOUT
 
 from prefect.variables import Variable
 
+from components.errors import InputError
 from components.settings import FlowSettings
 from flows.dag import ROOT
 
@@ -20,7 +21,7 @@ async def deploy_if_changed(settings: FlowSettings) -> None:
     """Calls `prefect deploy --all` unless nothing that it reads has changed: it takes seconds.
 
     Raises:
-        RuntimeError: the command failed; the message has what it printed.
+        InputError: the command failed; the message has what it printed.
     """
     content = b"".join((ROOT / name).read_bytes() for name in SOURCES) + settings.model_dump_json().encode()
     digest = hashlib.sha256(content).hexdigest()
@@ -31,5 +32,5 @@ async def deploy_if_changed(settings: FlowSettings) -> None:
     process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=PIPE, stderr=STDOUT)
     output, _ = await process.communicate()
     if process.returncode:
-        raise RuntimeError(f"`{' '.join(command)}` ended with status {process.returncode}:\n{output.decode()}")
+        raise InputError(f"`{' '.join(command)}` ended with status {process.returncode}:\n{output.decode()}")
     await Variable.aset(DIGEST, digest, overwrite=True)

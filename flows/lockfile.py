@@ -84,8 +84,20 @@ def _is_tracked(repo: Any, dep: Any) -> bool:
     return True
 
 
-def push_outputs(name: str | None = None) -> int:
-    """Pushes the outputs of one stage, or of all, to the object store; returns the number of files."""
+def bring_outputs(names: Iterable[str], *, missing: bool) -> None:
+    """Brings outputs in the workspace to what dvc.lock says, after a stage ran on another machine.
+
+    Args:
+        missing: fetch those that are not in the workspace too, not only those that are outdated.
+    """
     with open_repo() as repo:
-        pushed: int = repo.push(targets=[name] if name else None, jobs=JOBS)
-        return pushed
+        outs = [(name, out) for name in names for stage in repo.stage.collect(name) for out in stage.outs]
+        targets = {name for name, out in outs if (out.changed_checksum() if out.exists else missing)}
+        if targets:
+            repo.pull(targets=sorted(targets), force=True, jobs=JOBS)
+
+
+def push_outputs(name: str | None = None) -> None:
+    """Pushes the outputs of one stage, or of all, to the object store."""
+    with open_repo() as repo:
+        repo.push(targets=[name] if name else None, jobs=JOBS)

@@ -10,8 +10,8 @@ from typing import Any
 from prefect import runtime, task
 from prefect.artifacts import create_markdown_artifact
 
-from flows.dag import ROOT, open_repo
-from flows.lockfile import JOBS
+from flows.dag import ROOT
+from flows.lockfile import bring_outputs
 from flows.process import stream
 from flows.revision import Revision, lock_digest
 
@@ -27,7 +27,7 @@ async def settle_model(family: str, revision: Revision) -> dict[str, Any]:
         components.registry.Decision as a dictionary, and the gate's verdict.
     """
     await asyncio.to_thread(
-        fetch_outputs, ["prepare", *(f"{stage}@{family}" for stage in ("train", "evaluate", "gate"))]
+        bring_outputs, ["prepare", *(f"{stage}@{family}" for stage in ("train", "evaluate", "gate"))], missing=True
     )
     reports = ROOT / "reports" / family
     lineage = {
@@ -47,16 +47,6 @@ async def settle_model(family: str, revision: Revision) -> dict[str, Any]:
     decision["verdict"] = json.loads((reports / "verdict.json").read_text(encoding="utf-8"))["verdict"]
     await create_markdown_artifact(key=f"release-{family}", markdown=_markdown(decision))  # type: ignore[misc]
     return decision
-
-
-def fetch_outputs(stages: list[str]) -> None:
-    """Brings the stages' outputs into the workspace where they are not: another machine may have made them."""
-    with open_repo() as repo:
-        missing = [
-            name for name in stages for stage in repo.stage.collect(name) if not all(out.exists for out in stage.outs)
-        ]
-        if missing:
-            repo.pull(targets=missing, jobs=JOBS)
 
 
 def _markdown(decision: dict[str, Any]) -> str:

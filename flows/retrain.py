@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from dvc.exceptions import DvcException
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.client.schemas.objects import State
@@ -15,7 +16,7 @@ from components.check import check_params
 from components.errors import InputError
 from components.settings import FlowSettings
 from flows.dag import StageNode, is_up_to_date, read_dag
-from flows.lockfile import merge_entries, push_outputs, read_entries
+from flows.lockfile import bring_outputs, merge_entries, push_outputs, read_entries
 from flows.release import settle_model
 from flows.remote import StageFailedError, run_on_pool
 from flows.revision import Revision, read_revision
@@ -44,8 +45,12 @@ async def retrain(allow_uncommitted: bool = False) -> State[Any]:
         return Failed(name="Input refused", message=str(error))
     outcomes = await _run_dag(dag, revision, settings.flow)
     models = await _settle(sorted(settings.train.families), outcomes, revision)
-    pushed = await asyncio.to_thread(push_outputs)
-    await _leave_result(outcomes, models, pushed)
+    # Before the push: what was promoted must be told also if the object store is gone by now.
+    await _leave_result(outcomes, models)
+    try:
+        await asyncio.to_thread(push_outputs)
+    except DvcException as error:
+        return Failed(message=f"the last `dvc push` failed: {error}; what ran is kept here, run it again")
     return _final_state(outcomes, models)
 
 
@@ -99,6 +104,8 @@ async def bring_up_to_date(node: StageNode, dag: dict[str, StageNode], commit: s
     upstream = await asyncio.to_thread(read_entries, [*_all_upstreams(node, dag), node.name])
     entry = await run_on_pool(node, upstream, commit)
     await asyncio.to_thread(merge_entries, entry)
+    # On one machine this finds the files in place; outputs of an earlier run here would look like changes.
+    await asyncio.to_thread(bring_outputs, [node.name], missing=False)
     return True
 
 
@@ -137,8 +144,8 @@ async def _settle(families: Sequence[str], outcomes: Outcomes, revision: Revisio
     ]
 
 
-async def _leave_result(outcomes: Outcomes, models: list[dict[str, Any]], pushed: int) -> None:
-    result = {"stages": outcomes, "models": models, "pushed": pushed}
+async def _leave_result(outcomes: Outcomes, models: list[dict[str, Any]]) -> None:
+    result = {"stages": outcomes, "models": models}
     await create_table_artifact(key=RESULT, table=[{"result": json.dumps(result)}])  # type: ignore[misc]
     lines = ["| stage | |", "| --- | --- |", *(f"| {name} | {outcome} |" for name, outcome in outcomes.items())]
     lines += ["", "| model | gate | outcome | champion | why |", "| --- | --- | --- | --- | --- |"]

@@ -25,8 +25,9 @@ def credentials_file(settings: ServiceSettings) -> Path:
 
 
 def make_state_dir(settings: ServiceSettings) -> Path:
-    """The state directory, made with mode 0700 if it is not there."""
+    """The state directory, with mode 0700: a stage that ran before may have made it with another."""
     settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    settings.state_dir.chmod(0o700)
     return settings.state_dir
 
 

@@ -45,7 +45,7 @@ def fashion_mnist_gz() -> Path:
         try:
             read_files(settings.model_copy(update={"origin": "auto"}))
         except InputError as error:
-            pytest.skip(f"give the data set's folder in VITRINE_FASHION_MNIST: {error}")
+            pytest.fail(f"give the data set's folder in VITRINE_FASHION_MNIST: {error}")
     return cache / "fashion-mnist"
 
 

@@ -5,7 +5,7 @@ Radford et al., 2015, arXiv:1511.06434 (networks); Miyato and Koyama, 2018, arXi
 """
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
@@ -15,6 +15,8 @@ from torch.nn.functional import relu, softplus
 from components.generative import GenerativeModel
 from components.networks import BASE_SIZE, ConditionEmbedding, averaged, downsampling, stage_widths, upsampling
 from components.settings import FamilySettings
+
+DecayRate = Annotated[float, Field(ge=0, lt=1)]
 
 
 class Settings(FamilySettings):
@@ -28,7 +30,7 @@ class Settings(FamilySettings):
     r1_every: int = Field(ge=1, description="steps from one gradient penalty to the next")
     generator_lr: float = Field(gt=0)
     discriminator_lr: float = Field(gt=0)
-    betas: tuple[float, float] = Field(description="Adam's decay rates")
+    betas: tuple[DecayRate, DecayRate] = Field(description="Adam's decay rates")
     ema_half_life: int = Field(ge=1, description="images after which old generator weights count half")
 
 

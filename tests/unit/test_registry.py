@@ -159,6 +159,16 @@ def test_maximize_turns_the_comparison_round(
     assert decided_after_a_first(project, largest, protocol, change=+0.5).action == "promoted"
 
 
+def test_another_rule_is_another_decision(project: Path, promote: PromoteSettings, protocol: EvaluateSettings) -> None:
+    first = candidate(project, protocol, seed=1)
+    decide(first, promote, protocol, project / "prepared")
+    second = with_metric(candidate(project, protocol, seed=2), first.metrics[promote.metric] + 0.5, promote.metric)
+    assert decide(second, promote, protocol, project / "prepared").action == "kept"
+    assert decide(second, promote, protocol, project / "prepared").action == "unchanged"
+    largest = promote.model_copy(update={"direction": "maximize"})
+    assert decide(second, largest, protocol, project / "prepared").action == "promoted"
+
+
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf"), "12", True])
 def test_what_is_no_number_never_wins(
     value: Any, project: Path, promote: PromoteSettings, protocol: EvaluateSettings

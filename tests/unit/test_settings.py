@@ -48,6 +48,11 @@ def test_the_projects_own_file_is_accepted() -> None:
         ("train.betavae", {}, r"model 'betavae' is unknown; choose one of \['gan', 'vae'\]"),
         ("gate.betavae", [], r"gate\.betavae: no such model under train"),
         ("gate.vae", [], r"gate\.vae: missing or empty; a model without a policy can never pass"),
+        ("flow.nightly_cron", "banana", r"flow\.nightly_cron: found 'banana'; string should match pattern"),
+        ("flow.timezone", "Mars/Phobos", r"flow\.timezone: found 'Mars/Phobos'; no such time zone"),
+        ("train.common.seed", 2**32, r"train\.common\.seed: found 4294967296; input should be less than"),
+        ("train.gan.betas", [5, 0.9], r"train\.gan.*\n.*betas\.0: found 5; input should be less than 1"),
+        ("data.fashion_mnist.origin", "folder", r"origin is 'folder', so folder must name it; it is null"),
         ("flow.nightly_cron", 5, r"flow\.nightly_cron: found 5; input should be a valid string"),
     ],
 )

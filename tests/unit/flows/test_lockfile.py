@@ -122,6 +122,22 @@ def test_entries_bring_another_clone_exactly_the_inputs(
     assert not (clone / "two.txt").exists()
 
 
+def test_outputs_of_an_earlier_run_are_replaced_by_those_of_another_machine(project: Path) -> None:
+    (project / "two.txt").unlink()
+    (project / "two.txt").write_text("an earlier run's")
+    lockfile.bring_outputs(["one", "two"], missing=False)
+    assert (project / "two.txt").read_text() == "one\none\n"
+    assert dag.is_up_to_date("two")
+
+
+def test_missing_outputs_are_brought_only_where_they_are_wanted(project: Path) -> None:
+    (project / "two.txt").unlink()
+    lockfile.bring_outputs(["two"], missing=False)
+    assert not (project / "two.txt").exists()
+    lockfile.bring_outputs(["two"], missing=True)
+    assert (project / "two.txt").read_text() == "one\none\n"
+
+
 def test_merging_what_is_there_leaves_the_file_alone(project: Path) -> None:
     before = (project / "dvc.lock").stat().st_mtime_ns
     lockfile.merge_entries(lockfile.read_entries(["one", "two"]))

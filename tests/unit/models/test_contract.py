@@ -1,5 +1,6 @@
 """What every family under components/models/ must do; a new one is tested by being there."""
 
+import errno
 from pathlib import Path
 from typing import Any
 
@@ -159,3 +160,16 @@ def test_unknown_key_is_named(family: str) -> None:
     raw = small_settings(family).model_dump() | {"learning_rat": 1}
     with pytest.raises(InputError, match=f"train.{family}.*\n.*learning_rat: unknown key, found 1"):
         family_settings(family, raw)
+
+
+def test_a_full_disk_is_the_systems_own_error(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`explained_errors` tells it in a line; safetensors' own writer would hide it."""
+
+    def full(_: Path, __: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    model = build(family, small_settings(family), dataset(tmp_path))
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left on device"):
+        save_model(model, family, small_settings(family), load_info(tmp_path / "prepared"), tmp_path / "saved")
+    assert list((tmp_path / "saved").iterdir()) == []
