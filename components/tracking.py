@@ -68,7 +68,9 @@ def _ensure_experiment(artifact_location: str | None) -> None:
     client = mlflow.MlflowClient()
     if client.get_experiment_by_name(EXPERIMENT) is None:
         try:
-            client.create_experiment(EXPERIMENT, artifact_location)
+            # Without the tag MLflow's page opens on traces of language models.
+            tags = {"mlflow.experimentKind": "custom_model_development"}
+            client.create_experiment(EXPERIMENT, artifact_location, tags)
         except MlflowException as error:
             if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
                 raise
