@@ -32,5 +32,8 @@ async def deploy_if_changed(settings: FlowSettings) -> None:
     process = await asyncio.create_subprocess_exec(*command, cwd=ROOT, stdout=PIPE, stderr=STDOUT)
     output, _ = await process.communicate()
     if process.returncode:
-        raise InputError(f"`{' '.join(command)}` ended with status {process.returncode}:\n{output.decode()}")
+        raise InputError(
+            f"`{' '.join(command)}` ended with status {process.returncode}; its schedule is flow.nightly_cron of "
+            f"params.yaml, found {settings.nightly_cron!r}:\n{output.decode()}"
+        )
     await Variable.aset(DIGEST, digest, overwrite=True)
