@@ -105,8 +105,7 @@ def _read_checked(path: Path, name: str) -> bytes:
 
 def given(settings: FashionMnistSettings) -> Path:
     """The user's own folder."""
-    if settings.folder is None:
-        raise InputError("params.yaml: data.fashion_mnist.folder: found null; origin 'folder' needs its path")
+    assert settings.folder is not None  # origin 'folder' without one is refused with the settings
     return Path(settings.folder)
 
 
