@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,34 +19,10 @@ from components.errors import InputError
 from components.ingest import ingest
 from components.prepare import PrepareReport, prepare, split_of
 from components.raw import Photo, read_group, row_groups
-from components.settings import DataSettings, ExpectationSettings, PrepareSettings, SplitSettings, ValidateSettings
-from components.validate import validate
+from components.settings import DataSettings, SplitSettings
+from tests.preparing import SETTINGS, SPLIT, images_by_id, manifest_of, run
 
 MakeDataSettings = Callable[..., DataSettings]
-
-SPLIT = SplitSettings(val=0.05, test=0.1, salt="vitrine")
-SETTINGS = PrepareSettings(size=32, fit="pad", split=SPLIT)
-LAX = ExpectationSettings(type="expect_column_values_to_not_be_null", level="row", kwargs={"column": "id"})
-
-
-def run(
-    raw: Path, out: Path, settings: PrepareSettings = SETTINGS, suite: list[ExpectationSettings] | None = None
-) -> PrepareReport:
-    """validate and prepare, into out/validated and out/prepared."""
-    validation = ValidateSettings(tolerance=1.0, suite=suite or [LAX])
-    validate(validation, raw, out / "validated", out / "docs", out / "validation.json")
-    return prepare(settings, raw, out / "validated", out / "prepared")
-
-
-def manifest_of(out: Path) -> pd.DataFrame:
-    return pd.read_parquet(out / "prepared" / "manifest.parquet")
-
-
-def images_by_id(out: Path) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
-    shards = {path.name: np.load(path) for path in (out / "prepared").glob("*.npy")}
-    manifest = manifest_of(out)
-    places = zip(manifest["id"], manifest["shard"], manifest["row"], strict=True)
-    return {str(photo_id): shards[str(shard)][row] for photo_id, shard, row in places}
 
 
 @pytest.fixture(scope="module")

@@ -5,48 +5,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from components.dataset import load_info, load_split
 from components.decoding import decode
 from components.errors import InputError
-from components.prepare import PrepareReport, prepare
 from components.raw import Photo, read_snapshot, write_snapshot
-from components.settings import ExpectationSettings, PrepareSettings, SplitSettings, ValidateSettings
-from components.validate import validate
+from components.settings import ExpectationSettings
+from tests.preparing import SETTINGS, images_by_id, manifest_of, run
 
 MakePhoto = Callable[..., Photo]
 Encode = Callable[..., bytes]
 
-SPLIT = SplitSettings(val=0.05, test=0.1, salt="vitrine")
-SETTINGS = PrepareSettings(size=32, fit="pad", split=SPLIT)
-LAX = ExpectationSettings(type="expect_column_values_to_not_be_null", level="row", kwargs={"column": "id"})
 RNG = np.random.default_rng(0)
 
 
 def noise(*shape: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return RNG.integers(0, 256, shape, dtype=np.uint8)
-
-
-def run(
-    raw: Path, out: Path, settings: PrepareSettings = SETTINGS, suite: list[ExpectationSettings] | None = None
-) -> PrepareReport:
-    """validate and prepare, into out/validated and out/prepared."""
-    validation = ValidateSettings(tolerance=1.0, suite=suite or [LAX])
-    validate(validation, raw, out / "validated", out / "docs", out / "validation.json")
-    return prepare(settings, raw, out / "validated", out / "prepared")
-
-
-def manifest_of(out: Path) -> pd.DataFrame:
-    return pd.read_parquet(out / "prepared" / "manifest.parquet")
-
-
-def images_by_id(out: Path) -> dict[str, np.ndarray[Any, np.dtype[np.uint8]]]:
-    shards = {path.name: np.load(path) for path in (out / "prepared").glob("*.npy")}
-    manifest = manifest_of(out)
-    places = zip(manifest["id"], manifest["shard"], manifest["row"], strict=True)
-    return {str(photo_id): shards[str(shard)][row] for photo_id, shard, row in places}
 
 
 def some_photos(encoded: Encode, make_photo: MakePhoto, count: int = 120) -> list[Photo]:
