@@ -27,7 +27,7 @@ from components.protocol import Protocol
 from components.sampling import Reconstructions, Samples, real_images
 from components.settings import EvaluateSettings, load_settings
 from components.stage import explained_errors, stage_parser
-from components.tracking import resumed_run
+from components.tracking import metric_name, resumed_run
 
 
 @dataclass(frozen=True)
@@ -235,15 +235,10 @@ def _log_to_mlflow(evaluation: Evaluation, pictures_dir: Path) -> None:
     """Metrics, pictures and protocol into the active run; by category as `kd_efflite0/dress`."""
     named = dict(evaluation.metrics)
     for category, metrics in evaluation.by_category.items():
-        named |= {f"{name}/{_tracked(category)}": value for name, value in metrics.items()}
+        named |= {f"{name}/{metric_name(category)}": value for name, value in metrics.items()}
     mlflow.log_metrics({name: value for name, value in named.items() if math.isfinite(value)})
     mlflow.set_tag("vitrine.protocol", evaluation.protocol)
     mlflow.log_artifacts(str(pictures_dir), artifact_path="evaluation")
-
-
-def _tracked(category: str) -> str:
-    """A category as part of a metric's name: MLflow refuses most other signs."""
-    return "".join(sign if sign.isascii() and (sign.isalnum() or sign in "_-. ") else "_" for sign in category)
 
 
 def _finite_or_none(metrics: dict[str, float]) -> dict[str, float | None]:

@@ -134,3 +134,8 @@ def known_run(run_id: str) -> str:
     )
     client.set_terminated(run.info.run_id)
     return str(run.info.run_id)
+
+
+def metric_name(text: str) -> str:
+    """The text as part of a metric's name: MLflow refuses most signs but letters, digits and a few more."""
+    return "".join(sign if sign.isascii() and (sign.isalnum() or sign in "_-. ") else "_" for sign in text)

@@ -50,7 +50,7 @@ async def _result(client: PrefectClient, run: FlowRun) -> dict[str, Any]:
         )
     )
     if not artifacts:
-        return {"stages": {}, "models": []}
+        return {"stages": {}, "models": [], "pages": {}}
     result: dict[str, Any] = json.loads(str(read_table(artifacts[0].data)[0]["result"]))
     return result
 
@@ -73,6 +73,7 @@ def summary(run: FlowRun, result: dict[str, Any], services: ServiceSettings) -> 
         champion = f"champion is version {model['champion']}" if model["champion"] else "no champion"
         lines += [f"  {model['family']:<10} gate {model['verdict']}, {model['action']}; {champion}: {model['reason']}"]
         lines += [f"  {'':<10} pictures: reports/{model['family']}/samples.png, reports/{model['family']}/evaluation/"]
+    lines += [f"  data       {path}, also at {address}" for path, address in result["pages"].items()]
     lines += [f"  MLflow     {services.mlflow_url}", f"  Prefect    {services.prefect_url}"]
     return "\n".join(lines)
 

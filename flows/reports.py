@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,17 @@ from flows.dag import open_repo
 MAX_ROWS = 60
 
 
-def stage_markdown(name: str) -> str:
-    """The stage's metrics as a table, its MLflow run as a link, its pictures from that run."""
+def stage_markdown(name: str, pages: Sequence[str]) -> str:
+    """The stage's metrics as a table, its pages and its MLflow run as links, its pictures from that run.
+
+    Args:
+        pages: addresses of its HTML reports.
+    """
     with open_repo() as repo:
         (stage,) = repo.stage.collect(name)
         lines = [f"## {name}", "", stage.desc or ""]
+        for page in pages:
+            lines += ["", f"[{page.rpartition('/')[2]}]({page})"]
         for out in stage.outs:
             if out.metric and Path(out.fs_path).exists():
                 lines += ["", f"`{out.def_path}`", "", *_table(json.loads(Path(out.fs_path).read_text("utf-8")))]
@@ -25,17 +32,17 @@ def stage_markdown(name: str) -> str:
 
 
 def _table(metrics: dict[str, Any]) -> list[str]:
-    rows = [f"| {key} | {_short(value)} |" for key, value in _flat(metrics)]
+    rows = [f"| {key} | {_short(value)} |" for key, value in flat(metrics)]
     more = [f"| ... | {len(rows) - MAX_ROWS} more |"] if len(rows) > MAX_ROWS else []
     return ["| metric | value |", "| --- | --- |", *rows[:MAX_ROWS], *more]
 
 
-def _flat(value: Any, key: str = "") -> list[tuple[str, Any]]:
+def flat(value: Any, key: str = "") -> list[tuple[str, Any]]:
     """Leaves of nested dictionaries and lists, each with its dotted name."""
     if isinstance(value, dict):
-        return [leaf for name, item in value.items() for leaf in _flat(item, f"{key}.{name}" if key else str(name))]
+        return [leaf for name, item in value.items() for leaf in flat(item, f"{key}.{name}" if key else str(name))]
     if isinstance(value, list):
-        return [leaf for index, item in enumerate(value) for leaf in _flat(item, f"{key}.{index}")]
+        return [leaf for index, item in enumerate(value) for leaf in flat(item, f"{key}.{index}")]
     return [(key, value)]
 
 

@@ -17,6 +17,7 @@ from components.errors import InputError
 from components.settings import FlowSettings
 from flows.dag import StageNode, is_up_to_date, read_dag
 from flows.lockfile import bring_outputs, merge_entries, push_outputs, read_entries
+from flows.pages import page_links
 from flows.release import settle_model
 from flows.remote import StageFailedError, run_on_pool
 from flows.revision import Revision, read_revision
@@ -46,7 +47,8 @@ async def retrain(allow_uncommitted: bool = False) -> State[Any]:
     outcomes = await _run_dag(dag, revision, settings.flow)
     models = await _settle(sorted(settings.train.families), outcomes, revision)
     # Before the push: what was promoted must be told also if the object store is gone by now.
-    await _leave_result(outcomes, models)
+    pages = await asyncio.to_thread(lambda: page_links(read_entries(outcomes).values()))
+    await _leave_result(outcomes, models, pages)
     try:
         await asyncio.to_thread(push_outputs)
     except DvcException as error:
@@ -97,15 +99,21 @@ async def _run_dag(dag: dict[str, StageNode], revision: Revision, settings: Flow
 
 @task(persist_result=False)
 async def bring_up_to_date(node: StageNode, dag: dict[str, StageNode], commit: str) -> bool:
-    """Runs a stage on a worker of its pool, unless it is up to date; returns whether it ran."""
+    """Runs a stage on a worker of its pool, unless it is up to date; returns whether there is something new.
+
+    A stage that must look outside every time, as ingest does, runs and yet may find nothing new.
+    """
     if await asyncio.to_thread(is_up_to_date, node.name):
         get_run_logger().info("%s is up to date", node.name)
         return False
-    upstream = await asyncio.to_thread(read_entries, [*_all_upstreams(node, dag), node.name])
-    entry = await run_on_pool(node, upstream, commit)
+    before = await asyncio.to_thread(read_entries, [*_all_upstreams(node, dag), node.name])
+    entry = await run_on_pool(node, before, commit)
     await asyncio.to_thread(merge_entries, entry)
     # On one machine this finds the files in place; outputs of an earlier run here would look like changes.
     await asyncio.to_thread(bring_outputs, [node.name], missing=False)
+    if entry[node.name] == before.get(node.name):
+        get_run_logger().info("%s ran and found nothing new", node.name)
+        return False
     return True
 
 
@@ -144,8 +152,8 @@ async def _settle(families: Sequence[str], outcomes: Outcomes, revision: Revisio
     ]
 
 
-async def _leave_result(outcomes: Outcomes, models: list[dict[str, Any]]) -> None:
-    result = {"stages": outcomes, "models": models}
+async def _leave_result(outcomes: Outcomes, models: list[dict[str, Any]], pages: dict[str, str]) -> None:
+    result = {"stages": outcomes, "models": models, "pages": pages}
     await create_table_artifact(key=RESULT, table=[{"result": json.dumps(result)}])  # type: ignore[misc]
     lines = ["| stage | |", "| --- | --- |", *(f"| {name} | {outcome} |" for name, outcome in outcomes.items())]
     lines += ["", "| model | gate | outcome | champion | why |", "| --- | --- | --- | --- | --- |"]
@@ -153,6 +161,7 @@ async def _leave_result(outcomes: Outcomes, models: list[dict[str, Any]]) -> Non
         f"| {m['family']} | {m['verdict']} | {m['action']} | {m['champion'] or 'none'} | {m['reason']} |"
         for m in models
     ]
+    lines += ["", *(f"- [{path}]({address})" for path, address in pages.items())]
     await create_markdown_artifact(key="retrain-summary", markdown="\n".join(lines))  # type: ignore[misc]
 
 

@@ -13,6 +13,7 @@ from prefect.states import Completed, Failed
 from components.errors import InputError
 from components.stage import USER_ERROR
 from flows.lockfile import Entries, merge_entries, pull_inputs, push_outputs, read_entries
+from flows.pages import record_pages
 from flows.process import CommandFailedError, stream
 from flows.reports import stage_markdown
 from flows.revision import read_revision
@@ -45,17 +46,18 @@ async def run_stage(stage: str, upstream: Entries, commit: str, timeout: int) ->
         return Failed(name=INPUT_REFUSED, message=str(error))
     except CommandFailedError as error:
         if re.search(rf"exited with {USER_ERROR}\b", "".join(error.tail[-1:])):
-            return Failed(name=INPUT_REFUSED, message=_explanation(error.tail))
+            return Failed(name=INPUT_REFUSED, message=await _explanation(stage, error.tail))
         return Failed(message=str(error))
     await asyncio.to_thread(push_outputs, stage)
     await _leave_artifacts(stage)
     return Completed(message=f"{stage} ran, its outputs are in the object store")
 
 
-def _explanation(tail: list[str]) -> str:
-    """What the stage said of its input: from its `error:` line to DVC's own last line."""
+async def _explanation(stage: str, tail: list[str]) -> str:
+    """What the stage said of its input, from its `error:` line to DVC's own last line, and where its page is."""
     first = next((index for index, line in enumerate(tail) if line.startswith("error: ")), 0)
-    return "\n".join(tail[first:-1]).removeprefix("error: ")
+    said = "\n".join(tail[first:-1]).removeprefix("error: ")
+    return "\n".join([said, *await asyncio.to_thread(record_pages, stage)])
 
 
 def _require_commit(commit: str) -> None:
@@ -72,7 +74,8 @@ async def _leave_artifacts(stage: str) -> None:
     await create_table_artifact(  # type: ignore[misc]
         key=artifact_key(LOCK_ENTRY, stage), table=[entry], description=f"dvc.lock entry of {stage}"
     )
-    markdown = await asyncio.to_thread(stage_markdown, stage)
+    pages = await asyncio.to_thread(record_pages, stage)
+    markdown = await asyncio.to_thread(stage_markdown, stage, pages)
     await create_markdown_artifact(key=artifact_key("stage", stage), markdown=markdown)  # type: ignore[misc]
 
 

@@ -73,6 +73,12 @@ def git(project: Path, *arguments: str) -> str:
     ).stdout
 
 
+def dvc(folder: Path, *arguments: str) -> str:
+    """Runs DVC in any folder; returns what it prints."""
+    command = [sys.executable, "-m", "dvc", *arguments]
+    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
+
+
 def commit(project: Path, message: str) -> None:
     git(project, "add", "--all")
     git(project, "commit", "--quiet", "--message", message)

@@ -1,8 +1,6 @@
 """The travelling lock, on a small DVC project of its own."""
 
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import pytest
 
 from components.errors import InputError
 from flows import dag, lockfile
-from tests.project import commit, git
+from tests.project import commit, dvc, git
 
 DVC_YAML = """
 stages:
@@ -24,11 +22,6 @@ stages:
     outs: [two.txt]
     meta: {pool: gpu, timeout: 60}
 """
-
-
-def dvc(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "dvc", *arguments]
-    return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +73,14 @@ def test_what_ran_is_up_to_date_until_its_input_changes(project: Path) -> None:
     (project / "one.txt").write_text("another\n")
     assert not dag.is_up_to_date("one")
     assert not dag.is_up_to_date("two")
+
+
+def test_a_stage_that_looks_outside_is_never_up_to_date(project: Path) -> None:
+    (project / "dvc.yaml").write_text(
+        DVC_YAML.replace("    outs: [one.txt]\n", "    outs: [one.txt]\n    always_changed: true\n")
+    )
+    assert not dag.is_up_to_date("one")
+    assert dag.is_up_to_date("two")
 
 
 def test_outputs_that_only_the_store_has_count_as_there(project: Path) -> None:
