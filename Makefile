@@ -15,7 +15,8 @@ setup: .venv/installed ## make the virtual environment .venv from requirements.l
 .venv/installed: requirements.lock infra/setup.sh
 	@bash infra/setup.sh $(PYTHON)
 
-run: setup ## train, measure, gate and promote: the whole flow, with real services underneath
+run: setup ## train, measure, gate and promote; SOURCE=/path/to/photos trains on your own
+	@$(if $(filter command,$(firstword $(origin SOURCE))),$(BIN)/python -m components.choose "$$SOURCE")
 	@$(BIN)/python -m infra up
 	@$(ENV) && python -m flows run
 

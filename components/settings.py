@@ -43,11 +43,50 @@ class FashionMnistSettings(Section):
         return self
 
 
+class S3Settings(Section):
+    """Where a bucket of photos is; the keys come from the environment or from a profile."""
+
+    url: str | None = Field(pattern=r"^s3://[^/]+(/.*)?$", description="s3://bucket/prefix; for source 's3'")
+    endpoint: str | None = Field(
+        pattern=r"^https?://", description="of an S3-compatible store; null: as the environment says (AWS_ENDPOINT_URL)"
+    )
+    profile: str | None = Field(
+        description="profile of ~/.aws/credentials; null: the keys of the environment, which `make run` sets to the "
+        "project's own object store"
+    )
+
+
 class DataSettings(Section):
-    source: Literal["fashion-mnist"]
-    subset: Annotated[int, Field(ge=1)] | None = Field(description="number of photos to take; null: all of them")
+    source: Literal["fashion-mnist", "folder", "archive", "s3"]
+    path: str | None = Field(description="the folder, or the zip or tar file; for sources 'folder' and 'archive'")
+    s3: S3Settings
+    license: str | None = Field(description="licence of photos for which the source names none; null: unknown")
+    removals: str | None = Field(
+        description="CSV of photos that must leave every later version (docs/data.md); null: there is none"
+    )
+    file_bytes: int = Field(ge=1, description="a larger file is refused without being read")
+    subset: Annotated[int, Field(ge=1)] | None = Field(
+        description="number of photos to take, the first of the source; null: all of them"
+    )
     part_rows: int = Field(ge=1, description="photos in one Parquet part, at most")
     fashion_mnist: FashionMnistSettings
+
+    @model_validator(mode="after")
+    def _says_where_the_photos_are(self) -> Self:
+        if self.source in ("folder", "archive") and not self.path:
+            raise ValueError(f"source is '{self.source}', so path must name it; it is null")
+        if self.source == "s3" and not self.s3.url:
+            raise ValueError("source is 's3', so s3.url must name the bucket; it is null")
+        return self
+
+
+class DecodingSettings(Section):
+    """What a photo may cost. What needs more goes to quarantine, whatever else it is."""
+
+    pixels: int = Field(ge=1, description="width times height of one frame, at most; read from the header")
+    frames: int = Field(ge=1, description="frames of an animated file, at most; only the first is used")
+    seconds: float = Field(gt=0, description="for one photo")
+    memory_mb: int = Field(ge=256, description="of a worker process beyond what it has when it starts, MiB")
 
 
 class ExpectationSettings(Section):
@@ -60,8 +99,28 @@ class ExpectationSettings(Section):
     kwargs: dict[str, Any]
 
 
+class CategorySettings(Section):
+    allowed: list[str] | None = Field(description="categories there may be; null: any")
+    min_photos: int = Field(ge=1, description="accepted photos that each category must have")
+
+
+class DriftSettings(Section):
+    """Limits of the change against the last approved version, as KL divergences in nats (new from old)."""
+
+    category_kl: float | None = Field(ge=0, description="of the category mix; null: not limited")
+    brightness_kl: float | None = Field(ge=0, description="of the histogram of brightness; null: not limited")
+    accept: str | None = Field(
+        description="digest of a version that is right in spite of its drift; the error and the report name it"
+    )
+
+
 class ValidateSettings(Section):
     tolerance: Share = Field(description="share of photos that may go to quarantine before the stage fails")
+    undecodable: Share = Field(description="share of files, refused ones included, that may be no readable photo")
+    categories: CategorySettings
+    attributes: dict[str, list[str]] = Field(description="values there may be, per attribute; others: any value")
+    licenses: list[str] | None = Field(description="licences that photos may have; null: any, unknown ones too")
+    drift: DriftSettings
     suite: list[ExpectationSettings] = Field(min_length=1)
 
 
@@ -77,12 +136,69 @@ class SplitSettings(Section):
         return self
 
 
+class DuplicateSettings(Section):
+    """Near-duplicates: a perceptual hash proposes pairs, a comparison of their pixels decides."""
+
+    max_distance: int = Field(ge=0, le=32, description="bits of 64 in which the hashes of a pair may differ")
+    min_similarity: float = Field(
+        ge=0, le=1, description="of the aligned pixels, 1 for the same picture; below it a pair is no duplicate"
+    )
+
+
+class OutlierSettings(Section):
+    """Photos unlike their category, by their distance in the features of EfficientNet-Lite0."""
+
+    resolution: int = Field(ge=32, le=256, description="images are resized to this before the features, pixels")
+    list_above: float = Field(gt=0, description="score from which a photo is listed in the report")
+    drop_above: float | None = Field(gt=0, description="score from which it is left out; null: never")
+
+    @model_validator(mode="after")
+    def _lists_what_it_drops(self) -> Self:
+        if self.drop_above is not None and self.drop_above < self.list_above:
+            raise ValueError(f"drop_above is {self.drop_above:g}, below list_above, {self.list_above:g}")
+        return self
+
+
 class PrepareSettings(Section):
     size: Literal[32, 64, 128, 256] = Field(description="height and width of the training images, pixels")
     fit: Literal["pad", "resize"] = Field(
         description="pad: keep the scale if the photo fits, fill with its border colour; resize: fill the square"
     )
+    crop_margin: Annotated[float, Field(ge=0, le=1)] | None = Field(
+        description="cut a plain background away but for this share of the product's longer side; null: no cropping"
+    )
+    conditions: list[str] = Field(
+        description="what the models are conditioned on: category, color or further attributes of the photos"
+    )
+    duplicates: DuplicateSettings | None = Field(description="null: only photos with the very same pixels")
+    outliers: OutlierSettings | None = Field(description="null: they are not looked for")
     split: SplitSettings
+
+    @field_validator("conditions")
+    @classmethod
+    def _are_different(cls, value: list[str]) -> list[str]:
+        if len(set(value)) < len(value):
+            raise ValueError("a condition is named twice")
+        return value
+
+
+class AugmentSettings(Section):
+    """Random changes of training images, drawn anew at every step; zeros change nothing."""
+
+    flip: Share = Field(description="share of images that are mirrored, left to right")
+    flip_not: dict[str, list[str]] = Field(
+        description="conditions whose images are never mirrored, since their orientation means something, as in "
+        "{category: [shoes]}"
+    )
+    translate: Annotated[float, Field(ge=0, le=0.5)] = Field(description="shift in x and y, at most; share of the side")
+    scale: Annotated[float, Field(ge=0, le=0.5)] = Field(description="0.1: between 0.9 and 1.1 times the size")
+    rotate: Annotated[float, Field(ge=0, le=180)] = Field(description="degrees either way, at most")
+    crop: Annotated[float, Field(ge=0, le=0.5)] = Field(description="share of the side that is cut away, at most")
+    brightness: Annotated[float, Field(ge=0, le=1)] = Field(description="added to values in [-1, 1], at most")
+    contrast: Annotated[float, Field(ge=0, lt=1)] = Field(description="0.1: between 0.9 and 1.1 times")
+    saturation: Annotated[float, Field(ge=0, le=1)] = Field(description="0.1: between 0.9 and 1.1 times")
+    noise: Annotated[float, Field(ge=0, le=1)] = Field(description="deviation of Gaussian noise, on values in [-1, 1]")
+    cutout: Annotated[float, Field(ge=0, le=1)] = Field(description="side of a square that is painted over, share")
 
 
 class TrainCommonSettings(Section):
@@ -91,6 +207,10 @@ class TrainCommonSettings(Section):
     precision: Literal["auto", "bf16-mixed", "32-true"] = Field(
         description="auto: bf16-mixed where the processor computes in bf16, else 32-true"
     )
+    sampler: Literal["uniform", "balanced"] = Field(
+        description="uniform: every image once an epoch; balanced: by the manifest's weights, categories alike"
+    )
+    augment: AugmentSettings
     log_every: int = Field(ge=1, description="optimiser steps that are averaged into one logged point")
     grids: int = Field(ge=1, description="sample grids in the course of a training, the last at its end")
     grid_columns: int = Field(ge=1, le=32, description="samples per category in a grid")
@@ -178,6 +298,7 @@ class FlowSettings(Section):
 
 class Settings(Section):
     data: DataSettings
+    decoding: DecodingSettings
     validation: ValidateSettings = Field(alias="validate")
     prepare: PrepareSettings
     train: TrainSettings
@@ -195,14 +316,26 @@ def load_settings(path: Path = PARAMS_FILE) -> Settings:
             or out of range. All that is wrong is named at once.
     """
     try:
-        # The parser that DVC reads it with; PyYAML takes 1e-4 for a text.
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-        text = json.dumps(content, default=str)
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"{path}: not found; start in the project's root or give --params") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise InputError(f"{path}: cannot be read as YAML: {error}") from None
-    return check(Settings, text, str(path))
+    return parse_settings(text, str(path))
+
+
+def parse_settings(text: str, where: str) -> Settings:
+    """Checks the content of a params.yaml; see `load_settings`.
+
+    Args:
+        where: the file, for the errors.
+    """
+    try:
+        # The parser that DVC reads it with; PyYAML takes 1e-4 for a text.
+        content = json.dumps(YAML(typ="safe", pure=True).load(text), default=str)
+    except YAMLError as error:
+        raise InputError(f"{where}: cannot be read as YAML: {error}") from None
+    return check(Settings, content, where)
 
 
 def check(model: type[T], text: str, where: str) -> T:

@@ -14,7 +14,7 @@ from PIL import Image
 from components.errors import InputError
 from components.ingest import ingest
 from components.raw import Photo, write_part, write_snapshot
-from components.settings import DataSettings, FashionMnistSettings, Settings, load_settings
+from components.settings import DataSettings, FashionMnistSettings, S3Settings, Settings, load_settings
 from components.sources.fashion_mnist_files import SHA256, installed, read_files
 
 PROJECT = Path(__file__).parents[1]
@@ -64,9 +64,28 @@ def data_settings(fashion_mnist: Path) -> MakeDataSettings:
 
     def make(subset: int, part_rows: int = 200) -> DataSettings:
         origin = FashionMnistSettings(origin="folder", folder=str(fashion_mnist), url="http://fashion-mnist.invalid")
-        return DataSettings(source="fashion-mnist", subset=subset, part_rows=part_rows, fashion_mnist=origin)
+        return DataSettings(
+            source="fashion-mnist",
+            path=None,
+            s3=S3Settings(url=None, endpoint=None, profile=None),
+            license=None,
+            removals=None,
+            file_bytes=10**6,
+            subset=subset,
+            part_rows=part_rows,
+            fashion_mnist=origin,
+        )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def clothing() -> Path:
+    """Folder of 3,781 real product photos, 10 categories, not part of the project."""
+    folder = os.environ.get("VITRINE_CLOTHING", "")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("needs the clothing photos: set VITRINE_CLOTHING to their folder")
+    return Path(folder)
 
 
 @pytest.fixture(scope="session")
@@ -114,6 +133,14 @@ def make_photo() -> Callable[..., Photo]:
     """Makes a photo that the project's suite accepts, but for what is given."""
 
     def make(image: bytes, number: int, category: str = "bag", attributes: Mapping[str, str] | None = None) -> Photo:
-        return Photo(image, f"train/{number:05}.png", category, "train", "MIT", "test", attributes or {})
+        return Photo(
+            image=image,
+            file_name=f"train/{number:05}.png",
+            category=category,
+            split_hint="train",
+            license="MIT",
+            source="test",
+            attributes=attributes or {},
+        )
 
     return make
