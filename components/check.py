@@ -31,6 +31,12 @@ def check_params(path: Path = PARAMS_FILE) -> Settings:
         for family in settings.gate
         if family not in settings.train.families
     ]
+    problems += [
+        f"{path}: train.common.augment.flip_not.{name}: no such condition; prepare.conditions has "
+        f"{settings.prepare.conditions}"
+        for name in settings.train.common.augment.flip_not
+        if name not in settings.prepare.conditions
+    ]
     if problems:
         raise InputError("\n".join(problems))
     return settings

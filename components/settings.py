@@ -6,10 +6,12 @@ checked by `components.models.family_settings`, so that this module needs no tor
 """
 
 import json
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 from zoneinfo import available_timezones
 
+from cronsim import CronSim, CronSimError
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -287,6 +289,15 @@ class FlowSettings(Section):
     timezone: str = Field(description="IANA name, as in Europe/Berlin")
     retries: int = Field(ge=0, le=10, description="further tries of a stage that failed for no fault of its input")
     retry_delay: int = Field(ge=0, description="seconds before the first further try; doubles each time")
+
+    @field_validator("nightly_cron")
+    @classmethod
+    def _is_a_schedule(cls, value: str) -> str:
+        try:
+            CronSim(value, datetime(2000, 1, 1))
+        except CronSimError as error:
+            raise ValueError(f"no schedule: {error}; five fields: minute hour day month weekday") from None
+        return value
 
     @field_validator("timezone")
     @classmethod
