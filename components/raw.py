@@ -1,17 +1,20 @@
 """data/raw: photos as append-only Parquet parts, and the snapshot that says which of them count.
 
-A part is named after the SHA-256 of its content and never rewritten: new photos come as new
-parts, so that a push moves only what is new. `snapshot.parquet` lists the photos of this version,
-sorted by id, each with the part that holds it; a photo leaves by leaving the snapshot. Both are
-written without times, with fixed options and a fixed order: the same photos give the same bytes.
+A part is named after the SHA-256 of its content: new photos come as new parts, so that a push
+moves only what is new. `snapshot.parquet` lists the photos of this version, sorted by id, each with
+the part that holds it and the version that brought it; a photo leaves by leaving the snapshot. Both
+are written without times, with fixed options and a fixed order: the same photos give the same bytes.
 """
 
 import hashlib
 import json
+import os
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -19,14 +22,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from components.errors import InputError
-from components.files import sha256_file, written_whole
+from components.files import sha256_file
 from components.tables import read_table, write_table
 
 PART_BYTES = 128 * 2**20
-"""Image bytes in one part, at most: it is put together in memory."""
+"""Image bytes in one part, at most: what is fetched again when one of its photos must be erased."""
 
 GROUP_ROWS, GROUP_BYTES = 1000, 16 * 2**20
-"""Rows and image bytes in one row group, at most: what a reader holds at a time."""
+"""Rows and image bytes in one row group, at most: what a writer or a reader holds at a time."""
 
 SCHEMA = pa.schema(
     [
@@ -35,46 +38,87 @@ SCHEMA = pa.schema(
         ("file_name", pa.string()),
         ("category", pa.string()),
         ("split_hint", pa.string()),
-        ("licence", pa.string()),
+        ("text", pa.string()),
+        ("license", pa.string()),
         ("source", pa.string()),
+        ("source_url", pa.string()),
+        ("group_id", pa.string()),
+        ("etag", pa.string()),
         ("attributes", pa.string()),
     ]
 )
-RECORD = [name for name in SCHEMA.names if name != "image"]
-SNAPSHOT_SCHEMA = pa.schema([("id", pa.string()), ("part", pa.string())])
+RECORD = [name for name in SCHEMA.names if name not in ("image", "etag")]
+"""What is known of a photo; the etag is how a store calls its bytes, which `id` does better."""
+
+SNAPSHOT_SCHEMA = pa.schema([("id", pa.string()), ("part", pa.string()), ("version", pa.int64())])
+
+_record_values = itemgetter(*RECORD)
+
+_REPEATING = ["category", "split_hint", "license", "source", "group_id", "attributes"]
+"""Columns with few values, for which a dictionary is shorter."""
 
 
-@dataclass(frozen=True, slots=True)
-class Photo:
-    """One photo as a source hands it over.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """What a source knows of a photo without its bytes; None: unknown.
 
     Attributes:
-        image: the bytes of the image file.
         file_name: path within the source, for people: errors and reports name a photo by it.
         split_hint: the source's own split; kept as a fact, the pipeline splits anew.
+        source: kind of the source: a key of components.sources.SOURCES.
+        group_id: photos of the same item have the same.
+        etag: of the object, where the source is an object store.
         attributes: further conditions, name to value.
     """
 
-    image: bytes
     file_name: str
-    category: str
-    split_hint: str
-    licence: str
     source: str
+    category: str | None = None
+    split_hint: str | None = None
+    text: str | None = None
+    license: str | None = None
+    source_url: str | None = None
+    group_id: str | None = None
+    etag: str | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
 
-    def row(self) -> dict[str, str | bytes]:
-        """The photo as a row of SCHEMA; `id` is the SHA-256 of the image file's bytes."""
+    def record(self, photo_id: str) -> dict[str, str | None]:
+        """What RECORD names, of the photo whose bytes have that id."""
         return {
-            "id": hashlib.sha256(self.image).hexdigest(),
-            "image": self.image,
+            "id": photo_id,
             "file_name": self.file_name,
             "category": self.category,
             "split_hint": self.split_hint,
-            "licence": self.licence,
+            "text": self.text,
+            "license": self.license,
             "source": self.source,
-            "attributes": json.dumps(dict(self.attributes), sort_keys=True, ensure_ascii=False),
+            "source_url": self.source_url,
+            "group_id": self.group_id,
+            "attributes": json.dumps(dict(self.attributes), sort_keys=True, ensure_ascii=False)
+            if self.attributes
+            else "{}",
         }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Photo(Described):
+    """A photo with the bytes of its image file."""
+
+    image: bytes
+
+    def row(self) -> dict[str, str | bytes | None]:
+        """The photo as a row of SCHEMA."""
+        return row_of(self, id_of(self.image), self.image)
+
+
+def id_of(image: bytes) -> str:
+    """A photo's id: the SHA-256 of the image file's bytes."""
+    return hashlib.sha256(image).hexdigest()
+
+
+def row_of(photo: Described, photo_id: str, image: bytes) -> dict[str, str | bytes | None]:
+    """A row of SCHEMA."""
+    return {**photo.record(photo_id), "image": image, "etag": photo.etag}
 
 
 Row = Mapping[str, Any]
@@ -82,7 +126,7 @@ Row = Mapping[str, Any]
 
 def record_key(row: Row) -> bytes:
     """Identity of a photo with all that is known of it: a corrected category makes a new record."""
-    return hashlib.sha256("\0".join(str(row[name]) for name in RECORD).encode()).digest()
+    return hashlib.sha256(repr(_record_values(row)).encode()).digest()
 
 
 @dataclass(frozen=True)
@@ -132,23 +176,36 @@ _MEND = (
 
 def write_part(rows: Sequence[Row], raw_dir: Path) -> str:
     """Writes rows of SCHEMA, ids all different, into one part; returns its name."""
-    buffer = pa.BufferOutputStream()
-    with pq.ParquetWriter(
-        buffer,
+    return write_groups(runs(rows, GROUP_ROWS, GROUP_BYTES), raw_dir)
+
+
+def write_groups(groups: Iterable[Sequence[Row]], raw_dir: Path) -> str:
+    """Writes one part, each group of rows of SCHEMA as a row group; returns its name."""
+    raw_dir.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=raw_dir, prefix=".part-")
+    temporary = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as file, _writer(file) as writer:
+            for group in groups:
+                writer.write_table(pa.Table.from_pylist(list(group), schema=SCHEMA))
+        part = part_name(sha256_file(temporary))
+        temporary.chmod(0o644)  # mkstemp's 0600 would follow the file into caches
+        temporary.replace(raw_dir / part)
+        return part
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _writer(file: IO[bytes]) -> Any:
+    return pq.ParquetWriter(
+        file,
         SCHEMA,
         version="2.6",
         compression="zstd",
         compression_level=3,
-        use_dictionary=["category", "split_hint", "licence", "source", "attributes"],
+        use_dictionary=_REPEATING,
         write_statistics=["id"],
-    ) as writer:
-        for group in runs(rows, GROUP_ROWS, GROUP_BYTES):
-            writer.write_table(pa.Table.from_pylist(list(group), schema=SCHEMA))
-    content = buffer.getvalue()
-    name = part_name(hashlib.sha256(content).hexdigest())
-    with written_whole(raw_dir / name) as temporary:
-        temporary.write_bytes(content)
-    return name
+    )
 
 
 def runs(rows: Iterable[Row], max_rows: int, max_bytes: int) -> Iterator[list[Row]]:
@@ -165,26 +222,16 @@ def runs(rows: Iterable[Row], max_rows: int, max_bytes: int) -> Iterator[list[Ro
         yield run
 
 
-def read_records(raw_dir: Path) -> dict[bytes, str]:
-    """Record key to part, for all photos in the parts, whether in the snapshot or not.
+def write_snapshot(raw_dir: Path, parts_by_id: Mapping[str, str], versions: Mapping[str, int] | None = None) -> None:
+    """Writes which photos count, as id to part; leaves the file alone if it says so already.
 
-    Raises:
-        InputError: a part is damaged.
+    Args:
+        versions: id to the version that brought the photo; None: all came with the first.
     """
-    known: dict[bytes, str] = {}
-    for path in part_paths(raw_dir):
-        check_part(path)
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(columns=RECORD, use_threads=False):
-                known.update((record_key(row), path.name) for row in batch.to_pylist())
-    return known
-
-
-def write_snapshot(raw_dir: Path, parts_by_id: Mapping[str, str]) -> None:
-    """Writes which photos count, as id to part; leaves the file alone if it says so already."""
     ids = sorted(parts_by_id)
     parts = [parts_by_id[photo_id] for photo_id in ids]
-    write_table(pa.table([ids, parts], schema=SNAPSHOT_SCHEMA), raw_dir / "snapshot.parquet")
+    numbers = [1 if versions is None else versions[photo_id] for photo_id in ids]
+    write_table(pa.table([ids, parts, numbers], schema=SNAPSHOT_SCHEMA), raw_dir / "snapshot.parquet")
 
 
 def read_snapshot(raw_dir: Path) -> dict[str, str]:
@@ -193,8 +240,26 @@ def read_snapshot(raw_dir: Path) -> dict[str, str]:
     Raises:
         InputError: there is no snapshot, or it is damaged.
     """
-    table = read_table(raw_dir / "snapshot.parquet", "ingest")
+    table = _snapshot(raw_dir)
     return dict(zip(table["id"].to_pylist(), table["part"].to_pylist(), strict=True))
+
+
+def read_versions(raw_dir: Path) -> dict[str, int]:
+    """Id to version: 1 for the photos of the first ingest, one more for each later one that brought new ones.
+
+    Raises:
+        InputError: there is no snapshot, or it is damaged.
+    """
+    table = _snapshot(raw_dir)
+    return dict(zip(table["id"].to_pylist(), table["version"].to_pylist(), strict=True))
+
+
+def _snapshot(raw_dir: Path) -> pa.Table:
+    path = raw_dir / "snapshot.parquet"
+    table = read_table(path, "ingest")
+    if table.schema != SNAPSHOT_SCHEMA:
+        raise InputError(f"{path}: made by an earlier Vitrine; make it again with `dvc repro ingest`")
+    return table
 
 
 def row_groups(raw_dir: Path) -> list[RowGroup]:

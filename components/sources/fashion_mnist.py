@@ -5,15 +5,16 @@ Xiao, Rasul, Vollgraf, 2017, arXiv:1708.07747. MIT licence.
 
 import io
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from components.errors import InputError
-from components.raw import Photo
 from components.settings import DataSettings
-from components.sources.fashion_mnist_files import read_files
+from components.sources.fashion_mnist_files import SHA256, read_files
+from components.sources.listing import Content, Entry, Listing
 
 CATEGORIES = (
     "tshirt-top",
@@ -32,8 +33,12 @@ CATEGORIES = (
 UBYTE = 0x08
 """The idx format's code for unsigned bytes."""
 
+PNG_BYTES = 880
+"""Size of each photo as `png` writes it."""
 
-def photos(settings: DataSettings) -> Iterator[Photo]:
+
+@contextmanager
+def opened(settings: DataSettings) -> Iterator[Listing]:
     """Upstream's order: train, then t10k; a subset is the beginning of each, in proportion.
 
     Raises:
@@ -42,17 +47,31 @@ def photos(settings: DataSettings) -> Iterator[Photo]:
     files = read_files(settings.fashion_mnist)
     images = {split: read_idx(files[f"{split}-images-idx3-ubyte"], 3) for split in ("train", "t10k")}
     labels = {split: read_idx(files[f"{split}-labels-idx1-ubyte"], 1) for split in ("train", "t10k")}
-    train, t10k = share(settings.subset, len(images["train"]), len(images["t10k"]))
-    for split, count in (("train", train), ("t10k", t10k)):
-        for number in range(count):
-            yield Photo(
-                image=png(images[split][number]),
-                file_name=f"{split}/{number:05}.png",
-                category=CATEGORIES[labels[split][number]],
-                split_hint=split,
-                licence="MIT",
-                source="fashion-mnist",
-            )
+    counts = share(settings.subset, len(images["train"]), len(images["t10k"]))
+
+    def read(entry: Entry) -> Content:
+        split, number = entry.where
+        return Content(png(images[split][number]), entry.fingerprint)
+
+    entries = [
+        _entry(split, number, label)
+        for split, count in zip(("train", "t10k"), counts, strict=True)
+        for number, label in enumerate(labels[split][:count].tolist())
+    ]
+    yield Listing("fashion-mnist", entries, [], read)
+
+
+def _entry(split: str, number: int, label: int) -> Entry:
+    return Entry(
+        file_name=f"{split}/{number:05}.png",
+        source="fashion-mnist",
+        category=CATEGORIES[label],
+        split_hint=split,
+        license="MIT",
+        size=PNG_BYTES,
+        fingerprint=SHA256[f"{split}-images-idx3-ubyte"],
+        where=(split, number),
+    )
 
 
 def share(subset: int | None, train: int, t10k: int) -> tuple[int, int]:
