@@ -31,12 +31,14 @@ class DatasetInfo:
             of `Split.conditions_NA`.
         counts: images per split.
         digest: SHA-256 over the images, their conditions and their splits.
+        derived: attributes that were told from the pixels for at least one photo, which had none given.
     """
 
     image_shape: tuple[int, int, int]
     attributes: AttributeValues
     counts: dict[str, int]
     digest: str
+    derived: tuple[str, ...] = ()
 
     @property
     def cardinalities(self) -> tuple[int, ...]:
@@ -93,6 +95,7 @@ def load_info(prepared_dir: Path) -> DatasetInfo:
             attributes={name: tuple(values) for name, values in content["attributes"].items()},
             counts=content["counts"],
             digest=content["digest"],
+            derived=tuple(content.get("derived", ())),
         )
     except FileNotFoundError:
         raise InputError(f"{path}: not found; make it with `dvc repro prepare` or fetch it with `dvc pull`") from None
