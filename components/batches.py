@@ -1,12 +1,17 @@
 """Training batches as functions of (seed, step): a training can be cut anywhere and goes on the same."""
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from components.dataset import Split
+from components.errors import InputError
+
+GOLDEN = (5**0.5 - 1) / 2
 
 
 class StepBlock(NamedTuple):
@@ -28,18 +33,32 @@ class StepBlock(NamedTuple):
 class StepBlocks(Dataset[StepBlock]):
     """All blocks of a training. The images lie on the device as uint8, batches are gathered there.
 
-    Each epoch takes every image once, in an order of its own; an epoch may end within a batch.
+    An epoch is as many images as there are, in an order of its own; it may end within a batch.
+    The sampler `uniform` takes every image once an epoch, `balanced` takes it by its weight in the
+    manifest: see `BalancedDraws`.
 
     Args:
         split: the images to train on.
         device: where they are kept.
         steps: optimiser steps in all.
         block: steps in a block, fewer in the last.
+
+    Raises:
+        InputError: sampler is `balanced` and a weight in the manifest is not positive.
     """
 
     def __init__(
-        self, split: Split, device: torch.device, *, batch_size: int, steps: int, block: int, seed: int
+        self,
+        split: Split,
+        device: torch.device,
+        *,
+        batch_size: int,
+        steps: int,
+        block: int,
+        seed: int,
+        sampler: Literal["uniform", "balanced"] = "uniform",
     ) -> None:
+        self._balanced = BalancedDraws(split, seed) if sampler == "balanced" else None
         self.images_NCHW = torch.from_numpy(split.images_NCHW.copy()).to(device)
         self.conditions_NA = torch.from_numpy(split.conditions_NA).to(device)
         self.batch_size, self.steps, self.block, self.seed = batch_size, steps, block, seed
@@ -76,8 +95,54 @@ class StepBlocks(Dataset[StepBlock]):
         if self._order[0] != epoch:
             # Negative, so that no epoch shares its seed with a step.
             generator = torch.Generator().manual_seed(step_seed(self.seed, -1 - epoch))
-            self._order = (epoch, torch.randperm(len(self.images_NCHW), generator=generator))
+            order = torch.randperm(len(self.images_NCHW), generator=generator)
+            if self._balanced is not None:
+                order = self._balanced.epoch(epoch)[order]
+            self._order = (epoch, order)
         return self._order[1]
+
+
+class BalancedDraws:
+    """Which images an epoch takes, each about as often as its weight says.
+
+    Systematic resampling (Kitagawa, 1996, doi:10.1080/10618600.1996.10474692): the images lie side by
+    side on a line, each as long as its weight, and points at a distance of 1 pick what they fall on.
+    An image of weight w is picked floor(w) or ceil(w) times. So are the images of one combination of
+    conditions together, and of one value of the first condition, since they lie side by side: an
+    epoch is balanced, not only the mean of many. From epoch to epoch the points move by the golden
+    ratio, whose multiples leave no gap for long: after E epochs an image was picked E * w times but for
+    one or two, and none waits longer than 3 / w epochs.
+
+    Args:
+        split: its manifest's `weight` is scaled so that the mean is 1.
+        seed: of the images' order within a combination, and of where the points start.
+
+    Raises:
+        InputError: a weight is missing, infinite, zero or negative.
+    """
+
+    def __init__(self, split: Split, seed: int) -> None:
+        weights_N = split.manifest["weight"].to_numpy(dtype=np.float64)
+        if not (np.isfinite(weights_N) & (weights_N > 0)).all():
+            raise InputError(
+                "data/prepared/manifest.parquet: not every weight is a positive number, which the sampler 'balanced' "
+                "needs; make it again with `dvc repro --force prepare`"
+            )
+        generator = np.random.default_rng(seed)
+        shuffled = generator.permutation(len(split))
+        # The last key counts first.
+        by_condition = np.lexsort(split.conditions_NA[shuffled].T[::-1])
+        self._images_N: NDArray[np.int64] = shuffled[by_condition]
+        ends_N = np.cumsum(weights_N[self._images_N])
+        self._ends_N = ends_N * (len(split) / ends_N[-1])
+        self._start = float(generator.random())
+
+    def epoch(self, number: int) -> Tensor:
+        """The images of an epoch, side by side as on the line, int64 (N,)."""
+        offset = (self._start + number * GOLDEN) % 1.0
+        points = np.arange(len(self._ends_N)) + offset
+        places = np.searchsorted(self._ends_N, points, side="right")
+        return torch.from_numpy(self._images_N[places.clip(max=len(places) - 1)])
 
 
 def step_seed(seed: int, step: int) -> int:

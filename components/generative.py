@@ -2,6 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -12,7 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from components.batches import StepBlock
+from components.batches import StepBlock, step_seed
 from components.dataset import AttributeValues, DatasetInfo
 from components.errors import InputError
 from components.files import sha256_file, write_json, written_whole
@@ -22,13 +23,24 @@ from components.models import family_settings, load_family
 CARD = "model.json"
 WEIGHTS = "weights.safetensors"
 
+AUGMENTATION = 1
+"""Number of its stream of randomness beside a step's own: the model's is the same with and without it."""
+
+Augmentation = Callable[[Tensor, Tensor, torch.Generator], Tensor]
+"""Float images (N, C, H, W) in [-1, 1], conditions (N, A) and a generator on their device to changed images."""
+
 
 class GenerativeModel(LightningModule, ABC):
     """A conditional generator of images.
 
     A family implements `optimise`, one optimiser step. Lightning hands over a block of steps at a
     time, since its own overhead per call is a good part of a small network's step.
+
+    Attributes:
+        augmentation: changes the training images at each step; None: they are taken as they are.
     """
+
+    augmentation: Augmentation | None = None
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,8 +73,11 @@ class GenerativeModel(LightningModule, ABC):
         sums: dict[str, Tensor] = {}
         for index, seed in enumerate(block.seeds):
             generator = torch.Generator(self.device).manual_seed(seed)
-            images = to_float(block.images_KNCHW[index])
-            scalars = self.optimise(block.first_step + index, images, block.conditions_KNA[index], generator)
+            images, conditions = to_float(block.images_KNCHW[index]), block.conditions_KNA[index]
+            if self.augmentation is not None:
+                own_seed = step_seed(seed, AUGMENTATION)
+                images = self.augmentation(images, conditions, torch.Generator(self.device).manual_seed(own_seed))
+            scalars = self.optimise(block.first_step + index, images, conditions, generator)
             for name, value in scalars.items():
                 sums[name] = sums[name] + value if name in sums else value
         means = {f"train/{name}": (total / len(block.seeds)).item() for name, total in sums.items()}

@@ -9,6 +9,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 from components.dataset import AttributeValues
+from components.errors import InputError
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -27,6 +28,22 @@ REQUIREMENTS = (
     "torch",
 )
 """What the packaged code imports. Given to MLflow, which would else take seconds to find out."""
+
+TAKEN = ("n", "seed", "index", "png")
+"""Columns of a request and of its answer beside the conditions."""
+
+
+def check_servable(attributes: AttributeValues) -> None:
+    """Asks, before hours of training, that the model can be served under its conditions' names.
+
+    Raises:
+        InputError: a condition has the name of another column of a request or of its answer.
+    """
+    if taken := [name for name in attributes if name in TAKEN]:
+        raise InputError(
+            f"params.yaml: prepare.conditions: {taken} cannot be served, a request has columns {list(TAKEN)} beside "
+            "the conditions; rename the attribute at the source"
+        )
 
 
 def package(model_dir: Path, attributes: AttributeValues, registered_name: str, tags: dict[str, str]) -> str:

@@ -1,6 +1,5 @@
 """Trains one model family on the prepared images and records the run."""
 
-import itertools
 import json
 import logging
 import tempfile
@@ -8,11 +7,13 @@ import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import mlflow
 import mlflow.data
+import numpy as np
 import pandas as pd
 import torch
 from lightning import Callback, LightningModule, Trainer, seed_everything
@@ -21,18 +22,22 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from components import generative, tracking
+from components.augment import augment, check_augment, is_off
 from components.batches import StepBlock, StepBlocks
 from components.check import check_params
 from components.dataset import DatasetInfo, Split, load_info, load_split
 from components.errors import InputError
 from components.files import write_json, written_whole
 from components.generative import GenerativeModel
-from components.images import grid, to_uint8
+from components.images import to_uint8
 from components.models import available_models, family_settings
+from components.packaging import check_servable
 from components.settings import FamilySettings, TrainCommonSettings
+from components.sheets import labelled_grids, rows_by_category
 from components.stage import explained_errors, stage_parser
 
 PROGRESS_SECONDS = 10
+MAX_GRID_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -76,8 +81,8 @@ class ProgressLines(Callback):
 class SampleGrids(Callback):
     """Grids of the same latents and conditions in the course of a training, rows by category."""
 
-    def __init__(self, info: DatasetInfo, common: TrainCommonSettings, steps: int, last: Path) -> None:
-        self.info, self.seed, self.columns, self.last = info, common.seed, common.grid_columns, last
+    def __init__(self, split: Split, common: TrainCommonSettings, steps: int, last: Path) -> None:
+        self.split, self.seed, self.columns, self.last = split, common.seed, common.grid_columns, last
         # Evenly spaced, the last at the end.
         self.due = [steps * (index + 1) // common.grids for index in range(common.grids)]
         self.steps = steps
@@ -90,7 +95,7 @@ class SampleGrids(Callback):
             return
         self.due = [step for step in self.due if step > done]
         assert isinstance(model, GenerativeModel)
-        picture = sample_grid(model, self.info, self.columns, self.seed)
+        picture = sample_grid(model, self.split, self.columns, self.seed)
         mlflow.log_image(picture, key="samples", step=done)
         if done == self.steps:
             with written_whole(self.last) as temporary:
@@ -98,12 +103,18 @@ class SampleGrids(Callback):
             mlflow.log_artifact(str(self.last))
 
 
-def sample_grid(model: GenerativeModel, info: DatasetInfo, columns: int, seed: int) -> Image.Image:
-    """One row of samples per combination of conditions, at most 32 rows."""
-    combinations = list(itertools.islice(itertools.product(*(range(n) for n in info.cardinalities)), 32))
-    conditions_NA = torch.tensor(combinations, dtype=torch.int64).repeat_interleave(columns, dim=0)
+def sample_grid(model: GenerativeModel, split: Split, columns: int, seed: int) -> Image.Image:
+    """One labelled row of samples per category, at most 32 rows.
+
+    The conditions are those of images of the split, drawn with the seed: what else a model is
+    conditioned on than the category differs along a row, as it does in the data.
+    """
+    rows = dict(list(rows_by_category(split).items())[:MAX_GRID_ROWS])
+    generator = np.random.default_rng(seed)
+    chosen = np.concatenate([generator.choice(found, columns, replace=len(found) < columns) for found in rows.values()])
+    conditions_NA = torch.from_numpy(split.conditions_NA[chosen])
     images = to_uint8(model.sample(conditions_NA, torch.Generator().manual_seed(seed)))
-    return grid(images, columns, scale=max(1, 64 // info.image_shape[-1]))
+    return labelled_grids([("", images)], list(rows))
 
 
 def choose_precision(common: TrainCommonSettings) -> Literal["bf16-mixed", "32-true"]:
@@ -128,8 +139,12 @@ def train(
         InputError: the data or the tracking server cannot be used.
     """
     info, split = load_info(prepared_dir), load_split(prepared_dir, "train")
+    check_augment(common.augment, info.attributes)
+    check_servable(info.attributes)
     seed_everything(common.seed, verbose=False)
     model = generative.build(family, settings, info)
+    if not is_off(common.augment):
+        model.augmentation = partial(augment, settings=common.augment, attributes=info.attributes)
     steps = max(1, settings.images // settings.batch_size)
     tags = {"vitrine.family": family, "vitrine.dataset": info.digest, "vitrine.seed": str(common.seed)}
     folders.reports.mkdir(parents=True, exist_ok=True)
@@ -148,7 +163,7 @@ def train(
             logger=[history, MLFlowLogger(run_id=run.info.run_id, tracking_uri=mlflow.get_tracking_uri())],
             callbacks=[
                 ProgressLines(family, steps, settings.batch_size),
-                SampleGrids(info, common, steps, folders.reports / "samples.png"),
+                SampleGrids(split, common, steps, folders.reports / "samples.png"),
             ],
             enable_checkpointing=False,
             enable_progress_bar=False,
@@ -161,6 +176,7 @@ def train(
             steps=steps,
             block=common.log_every,
             seed=common.seed,
+            sampler=common.sampler,
         )
         trainer.fit(model, DataLoader(blocks, batch_size=None))
         generative.save_model(model, family, settings, info, folders.weights)
@@ -185,8 +201,11 @@ def _log_inputs(
     split: Split,
 ) -> None:
     """Parameters under the names they have in params.yaml, and which data the run has read."""
+    shared = common.model_dump()
+    augmentation = shared.pop("augment")
     mlflow.log_params({f"{family}.{name}": value for name, value in settings.model_dump().items()})
-    mlflow.log_params({f"common.{name}": value for name, value in common.model_dump().items()})
+    mlflow.log_params({f"common.{name}": value for name, value in shared.items()})
+    mlflow.log_params({f"common.augment.{name}": value for name, value in augmentation.items()})
     mlflow.log_params({"precision": precision, "torch": torch.__version__})
     columns = split.manifest[["id", *info.attributes, "weight"]]
     # MLflow keeps 36 characters of a digest.
