@@ -100,9 +100,14 @@ def _exposed(rgb_HWC: NDArray[np.uint8]) -> NDArray[np.int32]:
 
 def _frequency(cell: NDArray[np.int32], weight: NDArray[np.float64]) -> NDArray[np.float64]:
     """Share of the weight in each cell and, in part, its neighbours, (prod(CELLS),)."""
-    grid = np.bincount(cell, weight, minlength=int(np.prod(CELLS))).reshape(CELLS)
-    for axis in range(3):
-        grid = grid + 0.5 * (np.roll(grid, 1, axis) + np.roll(grid, -1, axis))
+    counted = np.bincount(cell, weight, minlength=int(np.prod(CELLS)))
+    grid: NDArray[np.float64] = counted.astype(np.float64).reshape(CELLS)
+    for _ in range(3):
+        # Half of each cell to its neighbours on the last axis: another one each time, and at the end the old order.
+        grid = np.moveaxis(grid, 0, 2)
+        half = 0.5 * grid
+        grid[..., 1:] += half[..., :-1]
+        grid[..., :-1] += half[..., 1:]
     frequency: NDArray[np.float64] = grid.ravel() / max(8 * weight.sum(), 1e-12)
     return frequency
 

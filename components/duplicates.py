@@ -143,20 +143,23 @@ def find_pairs(hashes_NK: Hashes, thumbnails_NHWC: Rows, max_distance: int, min_
         hashes_NK: of `crop_hashes`.
         thumbnails_NHWC: of `thumbnail`; only those of proposed pairs are read, a few at a time.
     """
-    best: dict[tuple[int, int], tuple[float, int]] = {}
+    similarity: dict[tuple[int, int], float] = {}
+    distance: dict[tuple[int, int], int] = {}
     progress = Progress("prepare: photos compared for near-duplicates", len(hashes_NK))
     for number, proposed in enumerate(propose(hashes_NK, max_distance)):
         for start in range(0, len(proposed.cropped), BATCH):
             part = Candidates(*(column[start : start + BATCH] for column in vars(proposed).values()))
-            for row, similarity in _verified(part, thumbnails_NHWC, min_similarity):
+            for row, found in _verified(part, thumbnails_NHWC, min_similarity):
                 one, other = int(part.cropped[row]), int(part.whole[row])
-                key, found = (min(one, other), max(one, other)), (similarity, -int(part.distance[row]))
-                best[key] = max(best.get(key, found), found)
+                pair = (min(one, other), max(one, other))
+                # Each of the two may be the crop of the other.
+                similarity[pair] = max(similarity.get(pair, found), found)
+                distance[pair] = min(distance.get(pair, 64), int(part.distance[row]))
         progress.add(min(BATCH, len(hashes_NK) - number * BATCH))
-    rows = [(*key, -distance, similarity) for key, (similarity, distance) in sorted(best.items())]
-    columns = np.array(rows, dtype=np.float64).reshape(-1, 4)
-    first, second, distance = columns[:, :3].astype(np.int64).T
-    return Pairs(first, second, distance, columns[:, 3])
+    pairs = sorted(similarity)
+    places = np.array(pairs, dtype=np.int64).reshape(-1, 2)
+    bits = np.array([distance[pair] for pair in pairs], dtype=np.int64)
+    return Pairs(places[:, 0], places[:, 1], bits, np.array([similarity[pair] for pair in pairs], dtype=np.float64))
 
 
 def _verified(proposed: Candidates, thumbnails_NHWC: Rows, min_similarity: float) -> Iterator[tuple[int, float]]:

@@ -48,7 +48,8 @@ def measure(photo: Decoded, *, color: bool = True) -> dict[str, float | int | st
     """
     # Flattened first: pixels that nobody sees must not be averaged in.
     opaque = _shrunk(flatten(photo.image, 1 if photo.image.mode in GREY else 3), SIDE)
-    grey, rgb = opaque.convert("L"), opaque.convert("RGB")
+    grey = opaque.convert("L")
+    rgb = opaque if opaque.mode == "RGB" else opaque.convert("RGB")
     overview = _shrunk(rgb, SMALL_SIDE)
     small = np.asarray(overview)
     brightness, contrast = mean_and_deviation(grey)

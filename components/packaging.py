@@ -14,6 +14,7 @@ from components.errors import InputError
 PACKAGE = Path(__file__).resolve().parent
 
 REQUIREMENTS = (
+    "cronsim",
     "filelock",
     "httpx",
     "lightning",

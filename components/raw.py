@@ -28,7 +28,7 @@ from components.tables import read_table, write_table
 PART_BYTES = 128 * 2**20
 """Image bytes in one part, at most: what is fetched again when one of its photos must be erased."""
 
-GROUP_ROWS, GROUP_BYTES = 1000, 16 * 2**20
+GROUP_ROWS, GROUP_BYTES = 1000, 4 * 2**20
 """Rows and image bytes in one row group, at most: what a writer or a reader holds at a time."""
 
 SCHEMA = pa.schema(

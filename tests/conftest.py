@@ -30,6 +30,14 @@ def _no_experiment_left_behind() -> Iterator[None]:
     os.environ.pop("MLFLOW_EXPERIMENT_ID", None)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What tests compute or note down stays out of the project's cache, and they find nothing there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VITRINE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def fashion_mnist_gz() -> Path:
     """Folder of Fashion-MNIST's four .gz files, got as `make run` gets them; kept in the project's cache."""

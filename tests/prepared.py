@@ -38,6 +38,7 @@ def write_prepared(
                     "row": np.arange(count),
                     "file_name": [f"{split}/{index}.png" for index in range(count)],
                     "category": [CATEGORIES[label] for label in labels],
+                    "group": pd.Series([None] * count, dtype=object),
                     "weight": 1.0,
                 }
             )
@@ -47,6 +48,7 @@ def write_prepared(
         "format": 1,
         "image_shape": [channels, size, size],
         "attributes": {"category": list(CATEGORIES)},
+        "derived": [],
         "counts": counts,
         "digest": digest,
     }

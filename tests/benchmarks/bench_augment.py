@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.bench_augment [--threads 1] [--rounds 15]
 
-Ratios of one run on one machine; what is compared takes turns, medians of the rounds. The GAN and
+Ratios of processor time in one run; what is compared takes turns, medians of the rounds. The GAN and
 `photos` are the settings for photos of one's own; `all` has every change on.
 """
 
@@ -37,8 +37,6 @@ from tests.benchmarks.measuring import PROJECT
 
 SHAPE = (3, 64, 64)
 BATCH = 64
-STEPS = 2
-"""Steps that are timed at once."""
 ATTRIBUTES: AttributeValues = {"category": ("bag", "boot", "dress")}
 ALL = AugmentSettings(
     flip=0.5,
@@ -72,46 +70,42 @@ def random_split(count: int) -> Split:
     return Split((images,), pd.DataFrame({"category": categories, "weight": 1.0}), ATTRIBUTES)
 
 
-class Turns(Callback):
-    """Gives the model each augmentation in turn, and notes the seconds of a block of steps."""
+class Timed(Callback):
+    """Processor time of each optimiser step, and of the augmentation in it."""
 
-    def __init__(self, augmentations: dict[str, Augmentation | None]) -> None:
-        self.augmentations, self.started = augmentations, 0.0
-        self.seconds: dict[str, list[float]] = {name: [] for name in augmentations}
+    def __init__(self, augmentation: Augmentation) -> None:
+        self.augmentation, self.started = augmentation, 0.0
+        self.augmented: list[float] = []
+        self.steps: list[float] = []
 
-    def on_train_batch_start(self, _: Trainer, model: Any, __: Any, index: int) -> None:
-        model.augmentation = list(self.augmentations.values())[index % len(self.augmentations)]
-        self.started = time.perf_counter()
+    def __call__(self, images: Tensor, conditions: Tensor, generator: torch.Generator) -> Tensor:
+        started = time.process_time()
+        changed = self.augmentation(images, conditions, generator)
+        self.augmented.append(time.process_time() - started)
+        return changed
 
-    def on_train_batch_end(self, _: Trainer, __: Any, ___: Any, ____: Any, index: int) -> None:
-        name = list(self.augmentations)[index % len(self.augmentations)]
-        self.seconds[name].append((time.perf_counter() - self.started) / STEPS)
+    def on_train_batch_start(self, *_: Any) -> None:
+        self.started = time.process_time()
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.steps.append(time.process_time() - self.started)
 
 
-def gan_steps(augmentations: dict[str, Augmentation | None], rounds: int) -> dict[str, float]:
-    """How many times as long a step of the preset's GAN takes with each augmentation as with the first."""
-    settings, _, precision = photos_preset()
-    model = build("gan", settings, DatasetInfo(SHAPE, ATTRIBUTES, {}, ""))
-    turns = Turns(augmentations)
-    blocks = StepBlocks(
-        random_split(512),
-        torch.device("cpu"),
-        batch_size=settings.batch_size,
-        steps=STEPS * len(augmentations) * (rounds + 1),
-        block=STEPS,
-        seed=1,
-    )
+def share_of_step(settings: AugmentSettings, rounds: int) -> float:
+    """What part of a step of the preset's GAN is augmentation."""
+    family, _, precision = photos_preset()
+    model = build("gan", family, DatasetInfo(SHAPE, ATTRIBUTES, {}, ""))
+    timed = Timed(partial(augment, settings=settings, attributes=ATTRIBUTES))
+    model.augmentation = timed
+    size: dict[str, Any] = {"batch_size": family.batch_size, "steps": rounds + 1, "block": 1}
+    blocks = StepBlocks(random_split(512), torch.device("cpu"), seed=1, **size)
     options: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_model_summary": False}
     trainer = Trainer(
-        max_epochs=1, accelerator="cpu", precision=precision, callbacks=[turns], enable_progress_bar=False, **options
+        max_epochs=1, accelerator="cpu", precision=precision, callbacks=[timed], enable_progress_bar=False, **options
     )
     trainer.fit(model, DataLoader(blocks, batch_size=None))
-    first, *_ = turns.seconds.values()
-    # Round by round, since what else the machine does comes and goes; the first one warms up.
-    return {
-        name: median(one / other for one, other in zip(seconds[1:], first[1:], strict=True))
-        for name, seconds in turns.seconds.items()
-    }
+    # The first step warms up.
+    return median(timed.augmented[1:]) / median(timed.steps[1:])
 
 
 def of_kornia(settings: AugmentSettings) -> Callable[[Tensor], Tensor]:
@@ -160,9 +154,9 @@ def alone(settings: AugmentSettings, rounds: int) -> dict[str, float]:
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds + 1):
         for name, run in runs.items():
-            started = time.perf_counter()
+            started = time.process_time()
             run()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(time.process_time() - started)
     return {name: median(values[1:]) for name, values in seconds.items()}
 
 
@@ -177,19 +171,10 @@ def main() -> None:
     chosen = {"photos": photos, "all": ALL}
     for name, settings in chosen.items():
         found = alone(settings, 4 * args.rounds)
-        line = (
-            f"{name}: {BATCH} images of 64 pixels in {found['ours'] * 1e3:.1f} ms, {BATCH / found['ours']:.0f} images/s"
-        )
-        print(
-            line + (f"; kornia takes {found['kornia'] / found['ours']:.1f} times as long" if "kornia" in found else "")
-        )
-    augmentations: dict[str, Augmentation | None] = {"none": None}
-    augmentations |= {
-        name: partial(augment, settings=settings, attributes=ATTRIBUTES) for name, settings in chosen.items()
-    }
-    steps = gan_steps(augmentations, args.rounds)
-    for name in chosen:
-        print(f"{name}: a GAN's step ({precision}) takes {steps[name] - 1:.1%} longer than without")
+        rate, share = BATCH / found["ours"], share_of_step(settings, args.rounds)
+        print(f"{name}: {rate:.0f} images a second, {share:.1%} of a GAN's step ({precision})")
+        if "kornia" in found:
+            print(f"{name}: kornia takes {found['kornia'] / found['ours']:.1f} times as long")
 
 
 if __name__ == "__main__":

@@ -51,6 +51,17 @@ def test_a_damaged_card_is_said(content: str, tmp_path: Path) -> None:
         load_info(tmp_path)
 
 
+@pytest.mark.parametrize(("given", "found"), [({"derived": ["color"]}, ("color",)), ({"derived": []}, ()), ({}, ())])
+def test_what_is_derived_is_known_if_the_card_says_it(
+    given: dict[str, list[str]], found: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = write_prepared(tmp_path) / "dataset.json"
+    card = json.loads(path.read_text())
+    del card["derived"]
+    path.write_text(json.dumps(card | given))
+    assert load_info(tmp_path).derived == found
+
+
 def test_another_format_is_refused(tmp_path: Path) -> None:
     path = write_prepared(tmp_path) / "dataset.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 9}))

@@ -75,6 +75,7 @@ def test_brightness_is_counted_in_bins_and_drifts() -> None:
     dark = profile_of(accepted([(str(n), "bag", n % 40) for n in range(100)]))
     light = profile_of(accepted([(str(n), "bag", 215 + n % 41) for n in range(100)]))
     assert dark.brightness[:3] == [48, 36, 16]
+    assert profile_of(accepted([("a", "bag", 15.97), ("b", "bag", 255.0)])).brightness == [1, *[0] * 14, 1]
     assert sum(light.brightness[13:]) == 100
     assert light.brightness[15] > 0
     assert brightness_kl(light, dark) > 3

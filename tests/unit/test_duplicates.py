@@ -146,6 +146,34 @@ def test_grey_copies_of_grey_photos_are_found() -> None:
     assert {(number, 20 + number) for number in range(20)} <= found.keys()
 
 
+def test_the_same_outline_with_other_details_is_no_duplicate() -> None:
+    """Two shirts of a colour, laid out alike: colours and outline agree, prints do not."""
+    generator = np.random.default_rng(0)
+    photos: list[Image.Image] = []
+    others: list[Image.Image] = []
+    for photo in drawn(30):
+        smooth = photo.filter(ImageFilter.GaussianBlur(6))
+        for printed in (photos, others):
+            coarse = Image.fromarray(generator.integers(104, 152, (24, 24), dtype=np.uint8)).resize(photo.size)
+            pattern = np.asarray(coarse, dtype=np.int64)[..., None] - 128
+            printed.append(Image.fromarray(np.clip(np.asarray(smooth) + pattern, 0, 255).astype(np.uint8)))
+    colours = [np.corrcoef(np.ravel(a), np.ravel(b))[0, 1] for a, b in zip(photos, others, strict=True)]
+    assert np.median(colours) > 0.9
+    assert pairs_of(thumbnails(photos + others)) == {}
+
+
+def test_the_distance_is_that_of_the_nearest_hashes() -> None:
+    photos = drawn(40)
+    generator = np.random.default_rng(2)
+    pictures = thumbnails(photos + [copy_of(photo, generator, 2) for photo in photos])
+    hashes = crop_hashes(pictures)
+    found = find_pairs(hashes, pictures, 8, 0.5)
+    assert len(found.first) > 35
+    for one, other, distance in zip(found.first, found.second, found.distance, strict=True):
+        both = (np.bitwise_count(hashes[a] ^ hashes[b, 0]).min() for a, b in ((one, other), (other, one)))
+        assert distance == min(both)
+
+
 def test_the_same_picture_is_a_pair_of_similarity_one() -> None:
     pictures = thumbnails(drawn(3))
     assert pairs_of(np.concatenate([pictures, pictures])) == {(0, 3): 1.0, (1, 4): 1.0, (2, 5): 1.0}

@@ -80,6 +80,14 @@ def test_sharpness_is_the_same_for_a_larger_photo_of_the_same(factor: int) -> No
     assert measure(decoded(large))["sharpness"] == measure(decoded(image))["sharpness"]
 
 
+def test_sharpness_is_much_the_same_for_a_photo_half_as_large_again() -> None:
+    image = Image.fromarray(noise(40, 60, 3)).resize((288, 192), Image.Resampling.BICUBIC)
+    larger = image.resize((432, 288), Image.Resampling.BICUBIC)
+    expected = sharpness(np.asarray(image.convert("L")))
+    assert sharpness(np.asarray(larger.convert("L"))) < 0.5 * expected
+    np.testing.assert_allclose(float(measure(decoded(larger))["sharpness"]), expected, rtol=0.25)
+
+
 def test_colorfulness_is_hasler_and_suesstrunks() -> None:
     pixels = noise(20, 30, 3)
     red, green, blue = (pixels[..., channel].astype(np.float64) for channel in range(3))

@@ -57,12 +57,14 @@ def test_reading_ahead_is_bounded_and_really_parallel(monkeypatch: pytest.Monkey
         return Content(b"x", None)
 
     entries = entries_of(60, 100)
-    used = 0
+    used = late = 0
     for _ in identified(Listing("test", entries, [], read, 4), entries, lambda _: None):
         used += 1
+        late = max(late, begun - used) if used > 30 else 0
         assert begun - used <= 10, "1000 bytes are ten files"
     assert used == 60
     assert 2 <= most <= 4
+    assert late > 0, "to the end"
 
 
 def test_an_error_of_the_source_ends_the_reading() -> None:
