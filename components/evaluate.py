@@ -22,10 +22,11 @@ from components.features import FeatureExtractor, build_extractor, extract
 from components.files import write_json, written_whole
 from components.generative import GenerativeModel, ModelCard, Reconstructs, load_card, load_model
 from components.metrics import measure, measure_category, reconstruction_quality
-from components.pictures import pictures, rows_by_category
+from components.pictures import pictures
 from components.protocol import Protocol
 from components.sampling import Reconstructions, Samples, real_images
 from components.settings import EvaluateSettings, load_settings
+from components.sheets import rows_by_category
 from components.stage import explained_errors, stage_parser
 from components.tracking import metric_name, resumed_run
 

@@ -12,13 +12,12 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from components import fingerprints
 from components.errors import InputError
 from components.files import write_json
-from components.intake import REPEATS, Intake, new_rows, prepared
-from components.parts import rewrite_without, write_parts
-from components.raw import SNAPSHOT_SCHEMA, part_paths, write_snapshot
-from components.removals import Removals, read_removals, write_removed
+from components.raw import SNAPSHOT_SCHEMA, fingerprints, part_paths, write_snapshot
+from components.raw.intake import REPEATS, Intake, new_rows, prepared
+from components.raw.parts import rewrite_without, write_parts
+from components.raw.removals import Removals, read_removals, write_removed
 from components.settings import DataSettings, load_settings
 from components.sources import SOURCES
 from components.sources.listing import Refused

@@ -9,8 +9,7 @@ from torch import Tensor
 from components.dataset import Split
 from components.generative import GenerativeModel, Reconstructs
 from components.sampling import Reconstructions, Samples
-from components.sheets import Rows, labelled_grids
-from components.sheets import rows_by_category as rows_by_category
+from components.sheets import Rows, labelled_grids, rows_by_category
 
 COLUMNS = 8
 MAX_CATEGORIES = 20

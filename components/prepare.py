@@ -23,19 +23,19 @@ from components.cleaning import (
     without,
     write_cleaning,
 )
-from components.duplicates import CROPS, Pairs, find_pairs
+from components.cleaning.duplicates import CROPS, Pairs, find_pairs
+from components.cleaning.manifest import UNKNOWN, check_complete, conditions_of, make_manifest, write_dataset
+from components.cleaning.outliers import FEATURES, outlier_scores, write_features
+from components.cleaning.row_file import RowFile, row_file
+from components.cleaning.splits import SPLITS, assign_splits
 from components.errors import InputError
 from components.files import write_json
-from components.fitting import Fitting, fit_rows
-from components.manifest import UNKNOWN, check_complete, conditions_of, make_manifest, write_dataset
-from components.outliers import FEATURES, outlier_scores, write_features
-from components.parallel import over_groups
+from components.guarded.parallel import over_groups
+from components.photos.fitting import Fitting, fit_rows
+from components.photos.similarity import SIDE
 from components.progress import Progress
 from components.raw import RowGroup, read_snapshot, read_versions, row_groups
-from components.row_file import RowFile, row_file
 from components.settings import DecodingSettings, OutlierSettings, PrepareSettings, load_settings
-from components.similarity import SIDE
-from components.splits import SPLITS, assign_splits
 from components.stage import explained_errors, stage_parser
 from components.tables import read_table
 

@@ -4,6 +4,7 @@ With MLFLOW_TRACKING_URI set, runs go to that server. Without it (`dvc repro` on
 service running) they go to a SQLite file in the project, which `mlflow ui` shows as well.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -137,5 +138,9 @@ def known_run(run_id: str) -> str:
 
 
 def metric_name(text: str) -> str:
-    """The text as part of a metric's name: MLflow refuses most signs but letters, digits and a few more."""
-    return "".join(sign if sign.isascii() and (sign.isalnum() or sign in "_-. ") else "_" for sign in text)
+    """The text as part of a metric's name: MLflow refuses most signs but letters, digits and a few more.
+
+    Where signs had to give way, a hash tells texts apart that would look the same.
+    """
+    name = "".join(sign if sign.isascii() and (sign.isalnum() or sign in "_-. ") else "_" for sign in text)
+    return name if name == text else f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:6]}"

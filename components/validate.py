@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.approved import PHOTO_COLUMNS, approve, base_of, changes_since
-from components.drift import brightness_kl, category_kl, profile_of
 from components.errors import InputError
-from components.facts import INTEGERS, gather_facts
 from components.files import write_json
-from components.refused import broken_photos
+from components.raw.refused import broken_photos
 from components.settings import DecodingSettings, ValidateSettings, load_settings
 from components.stage import explained_errors, stage_parser
 from components.tables import write_table
-from components.verdict import (
+from components.validation.approved import PHOTO_COLUMNS, approve, base_of, changes_since
+from components.validation.drift import brightness_kl, category_kl, profile_of
+from components.validation.facts import INTEGERS, gather_facts
+from components.validation.verdict import (
     Checked,
     Drift,
     ValidationReport,
@@ -40,8 +40,8 @@ from components.verdict import (
 if TYPE_CHECKING:
     import pandas as pd
 
-    from components.data_docs import Outcome
-    from components.expectations import Rule
+    from components.validation.data_docs import Outcome
+    from components.validation.expectations import Rule
 
 PROFILED = ("id", "category", "brightness")
 QUARANTINE_SCHEMA = pa.schema([("id", pa.string()), ("file_name", pa.string()), ("reasons", pa.string())])
@@ -100,8 +100,8 @@ def _give_back_memory() -> None:
 
 def _rules(settings: ValidateSettings) -> list["Rule"]:
     # Not at the top: worker processes import this module again.
-    importlib.import_module("components.data_docs")
-    from components.expectations import build_rules
+    importlib.import_module("components.validation.data_docs")
+    from components.validation.expectations import build_rules
 
     return build_rules(settings)
 
@@ -113,8 +113,8 @@ def _raise_early(rules: "Future[list[Rule]]") -> None:
 
 
 def _checked(settings: ValidateSettings, rules: list["Rule"], facts: pa.Table, places: Places) -> Version:
-    from components.data_docs import build_docs, check_rules, new_context
-    from components.expectations import CATEGORIES, check_columns
+    from components.validation.data_docs import build_docs, check_rules, new_context
+    from components.validation.expectations import CATEGORIES, check_columns
 
     if facts.num_rows == 0:
         raise InputError(f"{places.raw}: no photos; see refused.parquet there for what ingest did not take")
@@ -148,7 +148,7 @@ def _checked(settings: ValidateSettings, rules: list["Rule"], facts: pa.Table, p
 
 
 def _of_accepted(context: object, rules: list["Rule"], facts: pa.Table, quarantine: pa.Table) -> list["Outcome"]:
-    from components.data_docs import check_rules
+    from components.validation.data_docs import check_rules
 
     columns = {column for rule in rules if rule.table == "accepted" for column in rule.columns}
     accepted = accepted_of(facts.select(sorted({"id", *columns})), quarantine)

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from components.decoding import UndecodableError, decode, flatten
 from components.errors import InputError
+from components.photos.decoding import UndecodableError, decode, flatten
 from components.raw import Photo, Row, RowGroup, row_groups, write_groups, write_snapshot
 from components.settings import DecodingSettings
 

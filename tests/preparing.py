@@ -9,12 +9,12 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from components.facts import gather_facts
 from components.prepare import PrepareReport, prepare
 from components.raw import Row, RowGroup, read_group
 from components.settings import DecodingSettings, DuplicateSettings, OutlierSettings, PrepareSettings, SplitSettings
 from components.tables import write_table
 from components.validate import QUARANTINE_SCHEMA
+from components.validation.facts import gather_facts
 
 LIMITS = DecodingSettings(pixels=10**7, frames=10, seconds=20.0, memory_mb=1024)
 SPLIT = SplitSettings(val=0.05, test=0.1, salt="vitrine")
@@ -46,7 +46,7 @@ def check(raw: Path, folder: Path, doubtful: Callable[[pd.DataFrame], Any] | Non
     """data/validated: facts, and in quarantine what does not decode, and what is doubtful."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VITRINE_CACHE", str(folder.parent / "cache"))
-        patch.setattr("components.facts.over_groups", here)
+        patch.setattr("components.validation.facts.over_groups", here)
         facts = gather_facts(raw, LIMITS)
     frame = facts.to_pandas()
     bad = ~frame["decodable"].astype(bool)

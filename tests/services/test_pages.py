@@ -41,7 +41,7 @@ def test_a_page_is_kept_with_its_metrics_and_found_by_its_hash(project: Path, se
     assert pages.page_links(read_entries(["check"]).values()) == {"page.html": address}
     run_id = address.split("/runs/")[1].split("/")[0]
     client = MlflowClient(services.settings.mlflow_url)
-    assert client.get_run(run_id).data.metrics == {"photos": 3.0, "by.__x": 1.5}
+    assert client.get_run(run_id).data.metrics == {"photos": 3.0, "by.__x-632de5": 1.5}
     assert Path(client.download_artifacts(run_id, "page.html", str(project))).read_text() == f"<p>{project}</p>"
 
 

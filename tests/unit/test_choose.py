@@ -98,7 +98,11 @@ def test_from_a_bucket_to_a_folder(params: Path, photos: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "said"),
-    [("missing", "no such folder or file"), ("params.yaml", "neither a folder nor"), ("s3://", "s3.url: found 's3://'")],
+    [
+        ("missing", "no such folder or file"),
+        ("params.yaml", "neither a folder nor"),
+        ("s3://", "s3.url: found 's3://'"),
+    ],
 )
 def test_what_is_no_source_is_refused_and_the_file_stays(params: Path, source: str, said: str) -> None:
     before = params.read_text()

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from components.decoding import decode
+from components.photos.decoding import decode
 from tests.fuzzing import LIMITS
 
 Encode = Callable[..., bytes]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageColor
 
-from components.colors import EXAMPLES, MULTICOLOR, TERMS, _lab, dominant_color, term_shares
+from components.photos.colors import EXAMPLES, MULTICOLOR, TERMS, _lab, dominant_color, term_shares
 
 Pixels = np.ndarray[Any, np.dtype[np.uint8]]
 

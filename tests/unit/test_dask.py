@@ -14,10 +14,10 @@ import psutil
 import pytest
 from distributed import Client
 
-from components import cluster
-from components.cluster import check_versions, versions
 from components.errors import InputError
-from components.parallel import SCHEDULER_VARIABLE, Lost, over_groups
+from components.guarded import cluster
+from components.guarded.cluster import check_versions, versions
+from components.guarded.parallel import SCHEDULER_VARIABLE, Lost, over_groups
 from components.raw import RowGroup, id_of
 from components.settings import DecodingSettings
 from tests.fuzzing import mutated_files

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.decoding import COLOUR_MODES, Decoded, UndecodableError, flatten
-from components.decoding import decode as decode_within
-from components.frames import frames_of
+from components.photos.decoding import COLOUR_MODES, Decoded, UndecodableError, flatten
+from components.photos.decoding import decode as decode_within
+from components.photos.frames import frames_of
 from components.settings import DecodingSettings
 from tests.fuzzing import LIMITS, gif_of_frames, png_of, tiff_chain
 

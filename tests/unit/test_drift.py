@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
-from components.approved import approve, base_of, changes_since, read_approved
-from components.drift import (
+from components.errors import InputError
+from components.validation.approved import approve, base_of, changes_since, read_approved
+from components.validation.drift import (
     BINS,
     Profile,
     brightness_kl,
@@ -19,7 +20,6 @@ from components.drift import (
     kl_divergence,
     profile_of,
 )
-from components.errors import InputError
 
 Photos = list[tuple[str, str | None, float]]
 

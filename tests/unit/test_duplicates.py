@@ -7,9 +7,9 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from components import duplicates
-from components.duplicates import CROPS, crop_hashes, find_pairs, propose, thumbnail
-from components.similarity import SIDE
+from components.cleaning import duplicates
+from components.cleaning.duplicates import CROPS, crop_hashes, find_pairs, propose, thumbnail
+from components.photos.similarity import SIDE
 from tests.photos import CATEGORIES, COLORS, draw_photo
 from tests.preparing import DUPLICATES
 
@@ -157,7 +157,9 @@ def test_the_same_outline_with_other_details_is_no_duplicate() -> None:
             coarse = Image.fromarray(generator.integers(104, 152, (24, 24), dtype=np.uint8)).resize(photo.size)
             pattern = np.asarray(coarse, dtype=np.int64)[..., None] - 128
             printed.append(Image.fromarray(np.clip(np.asarray(smooth) + pattern, 0, 255).astype(np.uint8)))
-    colours = [np.corrcoef(np.ravel(a), np.ravel(b))[0, 1] for a, b in zip(photos, others, strict=True)]
+    colours = [
+        np.corrcoef(np.asarray(a).ravel(), np.asarray(b).ravel())[0, 1] for a, b in zip(photos, others, strict=True)
+    ]
     assert np.median(colours) > 0.9
     assert pairs_of(thumbnails(photos + others)) == {}
 

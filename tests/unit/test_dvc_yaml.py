@@ -60,15 +60,14 @@ def test_every_module_that_a_stage_imports_is_among_its_deps(stages: list[Any], 
 
 
 def test_what_lies_beside_a_module_is_a_dep_with_it(stages: list[Any]) -> None:
-    """Templates and the like, by the module's name: they decide what comes out as code does."""
+    """Templates and the like, in the package that reads them: they decide what comes out as code does."""
     beside = [path for path in Path("components").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
     beside = [path for path in beside if path.parent.name != "presets"]  # a person's choice, in params.yaml by then
     assert beside
     for stage in stages:
         declared = {Path(dep.def_path) for dep in stage.deps}
         for path in beside:
-            module = path.with_name(f"{path.name.partition('.')[0]}.py")
-            assert (path in declared) == (module in declared), f"{stage.name}: {path}"
+            assert (path in declared) == (path.with_name("__init__.py") in declared), f"{stage.name}: {path}"
 
 
 def test_every_path_of_a_command_is_a_dep_or_an_output(stages: list[Any]) -> None:

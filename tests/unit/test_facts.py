@@ -12,13 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from components import facts as module
-from components import facts_cache, parallel
 from components.errors import InputError
-from components.facts import OF_GROUP, SCHEMA, facts_of_photo, gather_facts, with_attributes
-from components.parallel import Lost
+from components.guarded import parallel
+from components.guarded.parallel import Lost
 from components.raw import Photo, read_snapshot, write_part, write_snapshot
 from components.settings import DecodingSettings
+from components.validation import facts as module
+from components.validation import facts_cache
+from components.validation.facts import OF_GROUP, SCHEMA, facts_of_photo, gather_facts, with_attributes
 
 Encode = Callable[..., bytes]
 MakePhoto = Callable[..., Photo]
@@ -225,7 +226,7 @@ def test_a_damaged_cache_is_computed_again(
 
 def test_the_cache_depends_on_all_code_that_makes_facts() -> None:
     """All modules of ours that a worker imports for it, but for those that only carry photos to it."""
-    code = "import components.decoding, components.measures, sys; print(*sorted(sys.modules))"
+    code = "import components.photos.decoding, components.photos.measures, sys; print(*sorted(sys.modules))"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     ours = {f"{name.removeprefix('components.')}.py" for name in shown if name.startswith("components.")}
     assert ours - {"settings.py", "errors.py", "files.py"} == set(facts_cache.SOURCES) - {"facts.py"}
@@ -241,6 +242,7 @@ def test_a_cache_that_cannot_be_written_is_told(
 
 
 def test_workers_start_without_slow_libraries() -> None:
-    code = "import components.facts, components.thumbnails, components.validate, sys; print(*sys.modules)"
+    modules = "components.validation.facts, components.photos.thumbnails, components.validate"
+    code = f"import {modules}, sys; print(*sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"pandas", "torch", "great_expectations", "mlflow", "scipy", "imagehash"} & set(shown)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components.decoding import decode
 from components.errors import InputError
+from components.photos.decoding import decode
 from components.raw import id_of
 from components.settings import DataSettings, DecodingSettings
 from components.sources import fashion_mnist as source

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.decoding import decode
-from components.fitting import Fitting, border_colour, fit_rows, region_of, training_image
+from components.photos.decoding import decode
+from components.photos.fitting import Fitting, border_colour, fit_rows, region_of, training_image
 from tests.photos import draw_photo
 from tests.preparing import LIMITS
 

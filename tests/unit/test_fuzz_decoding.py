@@ -12,8 +12,8 @@ import pandas as pd
 import psutil
 import pytest
 
-from components.decoding import UndecodableError, decode
-from components.parallel import over_groups
+from components.guarded.parallel import over_groups
+from components.photos.decoding import UndecodableError, decode
 from tests.fuzzing import LIMITS, SLOW, made_files, mutated_files
 from tests.hostile import MIB, groups_of_files, outcomes
 

@@ -10,8 +10,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageFilter
 from scipy.ndimage import laplace
 
-from components.decoding import Decoded, decode
-from components.measures import (
+from components.photos.decoding import Decoded, decode
+from components.photos.measures import (
     PLAIN_SHARE,
     SIDE,
     background_of,

@@ -6,7 +6,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.outliers import FEATURES, outlier_scores, write_features
+from components.cleaning.outliers import FEATURES, outlier_scores, write_features
 from tests.photos import CATEGORIES, COLORS, draw_photo
 
 Floats = NDArray[np.float64]
@@ -71,7 +71,7 @@ def test_photos_all_alike_are_no_outliers() -> None:
 def test_chunks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = clouds([90, 60])
     whole = outlier_scores(features, labels)
-    monkeypatch.setattr("components.outliers.CHUNK", 7)
+    monkeypatch.setattr("components.cleaning.outliers.CHUNK", 7)
     np.testing.assert_allclose(outlier_scores(features, labels), whole, rtol=1e-9)
 
 

@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from components.errors import InputError
-from components.guard import GuardedProcess, LostError, Nursery, name_of
-from components.parallel import Lost, Portion, in_order, isolated, over_groups
+from components.guarded.guard import GuardedProcess, LostError, Nursery, name_of
+from components.guarded.parallel import Lost, Portion, in_order, isolated, over_groups
 from components.raw import Photo, RowGroup, id_of
 from components.settings import DecodingSettings
 from tests.hostile import MIB, groups_of, merge, obey, pids
@@ -188,7 +188,7 @@ def test_lost_photos_are_found_in_a_group_that_is_read_again(process: GuardedPro
 SCRIPT = """
 import sys
 from pathlib import Path
-from components.parallel import over_groups
+from components.guarded.parallel import over_groups
 from components.settings import DecodingSettings
 from tests.hostile import groups_of, obey
 

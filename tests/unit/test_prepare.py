@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from components import manifest as writing
 from components import prepare as stage
+from components.cleaning import manifest as writing
 from components.dataset import load_info, load_split
-from components.decoding import decode
 from components.errors import InputError
+from components.guarded.parallel import Lost
 from components.ingest import ingest
-from components.parallel import Lost
+from components.photos.decoding import decode
 from components.prepare import PrepareReport, prepare
 from components.raw import Photo, read_group, row_groups
 from components.settings import DataSettings

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 
 from components.cleaning import near_duplicates
+from components.cleaning.splits import split_of
 from components.dataset import load_info, load_split
-from components.decoding import decode
 from components.errors import InputError
+from components.photos.decoding import decode
 from components.raw import Photo, read_snapshot, write_part, write_snapshot
 from components.settings import PrepareSettings
-from components.splits import split_of
 from tests.photos import CATEGORIES, COLORS, draw_photo
 from tests.preparing import (
     DUPLICATES,

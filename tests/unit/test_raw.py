@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components import parts, raw
+from components import raw
 from components.errors import InputError
-from components.parts import read_records
-from components.raw import Photo
+from components.raw import Photo, parts
+from components.raw.parts import read_records
 
 MakePhoto = Callable[..., Photo]
 MakeRaw = Callable[..., Path]

@@ -6,9 +6,8 @@ import time
 
 import pytest
 
-from components import reading
-from components.raw import id_of
-from components.reading import Identified, identified
+from components.raw import id_of, reading
+from components.raw.reading import Identified, identified
 from components.sources.listing import EMPTY, Content, Entry, Listing, NotTakenError, Refused
 
 

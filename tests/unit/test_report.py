@@ -13,17 +13,17 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
-from components.approved import PHOTO_COLUMNS, approve
-from components.drift import profile_of
 from components.errors import InputError
-from components.facts import gather_facts
-from components.quarantine import by_reason, in_words
+from components.photos.thumbnails import thumbnails
 from components.raw import Photo, read_group, row_groups
 from components.report import OF_CATEGORY, Inputs, write_report
 from components.settings import DecodingSettings
 from components.tables import read_table, write_table
-from components.thumbnails import thumbnails
-from components.verdict import ValidationReport, accepted_of
+from components.validation.approved import PHOTO_COLUMNS, approve
+from components.validation.drift import profile_of
+from components.validation.facts import gather_facts
+from components.validation.quarantine import by_reason, in_words
+from components.validation.verdict import ValidationReport, accepted_of
 
 Encode = Callable[..., bytes]
 MakePhoto = Callable[..., Photo]
@@ -52,8 +52,8 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         del limits
         return ((work(read_group(group, columns), *args), []) for group in groups)
 
-    monkeypatch.setattr("components.facts.over_groups", here)
-    monkeypatch.setattr("components.thumbnails.over_groups", here)
+    monkeypatch.setattr("components.validation.facts.over_groups", here)
+    monkeypatch.setattr("components.photos.thumbnails.over_groups", here)
 
 
 @pytest.fixture

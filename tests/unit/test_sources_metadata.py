@@ -218,7 +218,7 @@ def test_values_become_texts(value: object, text: str | None) -> None:
 
 
 def test_no_attribute_can_have_the_name_of_a_fact() -> None:
-    from components import facts
+    from components.validation import facts
 
     fixed = {"brightness", "phash", "license", "decodable", "box_left", "color_derived", "category"}
     assert fixed <= RESERVED

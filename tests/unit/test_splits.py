@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from components.cleaning.splits import assign_splits, split_of
 from components.settings import SplitSettings
-from components.splits import assign_splits, split_of
 from tests.preparing import SPLIT
 
 HALVES = SplitSettings(val=0.3, test=0.3, salt="x")

@@ -12,14 +12,14 @@ import yaml
 
 from components import validate as stage
 from components.errors import InputError
-from components.expectations import GUARDS, build_rules
 from components.ingest import ingest
 from components.raw import Photo, read_group, row_groups, write_part, write_snapshot
 from components.settings import DataSettings, DecodingSettings, ExpectationSettings, Settings, ValidateSettings
 from components.sources.names import NO_PHOTO
 from components.tables import write_table
 from components.validate import Places, validate
-from components.verdict import ValidationReport
+from components.validation.expectations import GUARDS, build_rules
+from components.validation.verdict import ValidationReport
 
 MakeRaw = Callable[..., Path]
 PROJECT = Path(__file__).parents[2]
@@ -47,8 +47,8 @@ def suite_of(*suite: ExpectationSettings, tolerance: float = 1.0, **changes: Any
 def in_this_process(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Spares all tests but those of the command the start of worker processes, which have their own tests."""
     if "command" not in request.node.name:
-        monkeypatch.setattr("components.facts.over_groups", here)
-        monkeypatch.setattr("components.thumbnails.over_groups", here)
+        monkeypatch.setattr("components.validation.facts.over_groups", here)
+        monkeypatch.setattr("components.photos.thumbnails.over_groups", here)
 
 
 def here(work, groups, columns, limits, *args):  # type: ignore[no-untyped-def]

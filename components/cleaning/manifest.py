@@ -11,12 +11,12 @@ import pandas as pd
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from components.cleaning.row_file import RowFile
+from components.cleaning.splits import SPLITS
 from components.dataset import FORMAT
 from components.errors import InputError
 from components.files import sha256_file, write_json, written_whole
-from components.row_file import RowFile
 from components.settings import PrepareSettings
-from components.splits import SPLITS
 from components.tables import write_table
 
 SHARD_ROWS = 65536

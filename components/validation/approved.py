@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import ValidationError
 
-from components.drift import Profile
 from components.errors import InputError
 from components.files import write_json
 from components.settings import Section
 from components.tables import read_table, write_table
+from components.validation.drift import Profile
 
 PHOTO_COLUMNS = ("id", "file_name", "category")
 CHANGES = ("added", "removed", "recategorized")

@@ -14,18 +14,18 @@ import jinja2
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.approved import CHANGES, PHOTO_COLUMNS, base_of, changes_since
-from components.drift import category_shares, profile_of
-from components.facts import SCHEMA
 from components.files import written_whole
-from components.histograms import HISTOGRAMS, Histogram, histogram_of
-from components.quarantine import Reason, by_reason
+from components.photos.thumbnails import data_uri, thumbnails
 from components.raw import row_groups
-from components.refused import kind_of, read_refused, read_removed
+from components.raw.refused import kind_of, read_refused, read_removed
+from components.report.histograms import HISTOGRAMS, Histogram, histogram_of
 from components.settings import AugmentSettings, DecodingSettings
 from components.tables import read_table
-from components.thumbnails import data_uri, thumbnails
-from components.verdict import ValidationReport, accepted_of
+from components.validation.approved import CHANGES, PHOTO_COLUMNS, base_of, changes_since
+from components.validation.drift import category_shares, profile_of
+from components.validation.facts import SCHEMA
+from components.validation.quarantine import Reason, by_reason
+from components.validation.verdict import ValidationReport, accepted_of
 
 OF_CATEGORY, OF_REASON, OF_DUPLICATES, OF_OUTLIERS = 8, 12, 24, 24
 """Photos shown per category and reason; groups of duplicates and outliers shown in all."""
@@ -110,7 +110,7 @@ def write_report(path: Path, inputs: Inputs, decoding: DecodingSettings) -> None
     )
     with written_whole(path) as temporary:
         # Names that are no Unicode text are shown with replacement characters.
-        text = environment.get_template("report.html.j2").render(sections)
+        text = environment.get_template("page.html.j2").render(sections)
         temporary.write_bytes(text.encode("utf-8", "replace"))
 
 

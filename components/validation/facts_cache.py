@@ -18,8 +18,16 @@ from components.settings import DecodingSettings
 CACHE_VARIABLE = "VITRINE_CACHE"
 DEFAULT_CACHE = ".vitrine/cache"
 
-SOURCES = ("color_profiles.py", "colors.py", "decoding.py", "facts.py", "frames.py", "measures.py", "pixels.py")
-"""Files beside this one that facts are made by."""
+SOURCES = (
+    "photos/color_profiles.py",
+    "photos/colors.py",
+    "photos/decoding.py",
+    "photos/frames.py",
+    "photos/measures.py",
+    "photos/pixels.py",
+    "validation/facts.py",
+)
+"""Files of components/ that facts are made by."""
 
 DECODERS = ("jpg", "libjpeg_turbo", "webp", "libtiff", "zlib", "littlecms2")
 """Libraries within Pillow whose version can change a pixel."""
@@ -82,7 +90,7 @@ def _key(limits: DecodingSettings) -> str:
 
 @lru_cache(maxsize=1)
 def _code() -> dict[str, str]:
-    folder = Path(__file__).parent
+    folder = Path(__file__).parent.parent
     return {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in SOURCES}
 
 

@@ -22,8 +22,8 @@ from great_expectations.expectations.expectation import (
 from great_expectations.expectations.registry import get_expectation_impl
 
 from components.errors import InputError
-from components.facts import COLOR, SCHEMA
 from components.settings import ExpectationSettings, ValidateSettings
+from components.validation.facts import COLOR, SCHEMA
 
 ROW_EXPECTATIONS = (ColumnMapExpectation, ColumnPairMapExpectation, MulticolumnMapExpectation)
 COLUMN_KEYS = ("column", "column_A", "column_B")

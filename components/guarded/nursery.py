@@ -1,10 +1,10 @@
-"""The program behind components/guard.py: forks processes that do hostile work under limits.
+"""The program behind components/guarded/guard.py: forks processes that do hostile work under limits.
 
 It imports what the work needs once, with a single thread, and forks from there: a process that
 was lost is replaced within milliseconds. Its parent asks for a process, and for how one ended,
 over a socket; when that closes, for the parent ends or dies, it kills them all and ends.
 
-    python -m components.nursery SOCKET MEMORY_MB MODULE...
+    python -m components.guarded.nursery SOCKET MEMORY_MB MODULE...
 """
 
 import ctypes

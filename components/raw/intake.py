@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from components.fingerprints import key_of
-from components.parts import records
 from components.progress import Progress
 from components.raw import Row, record_key, row_of
-from components.reading import Identified, identified, read_entry
-from components.removals import Removals
+from components.raw.fingerprints import key_of
+from components.raw.parts import records
+from components.raw.reading import Identified, identified, read_entry
+from components.raw.removals import Removals
 from components.sources.listing import CHANGED, Entry, Listing, Refused
 
 REPEATS = "repeats another photo"
@@ -23,7 +23,7 @@ class Intake:
     Attributes:
         removals: what must not be taken.
         parts_by_record: for all photos in the parts, by record_key.
-        known_ids: by fingerprint, as components.fingerprints.key_of makes its key.
+        known_ids: by fingerprint, as components.raw.fingerprints.key_of makes its key.
         ids: of all files found, by fingerprint.
         names: of the photos that are taken, by id.
         parts_by_id: of the photos that are taken and known already.

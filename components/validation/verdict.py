@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from components.drift import Profile, category_shares
 from components.settings import Section, ValidateSettings
+from components.validation.drift import Profile, category_shares
 
 if TYPE_CHECKING:
-    from components.data_docs import Outcome
+    from components.validation.data_docs import Outcome
 
 EXAMPLES = 3
 """Photos that an error names per expectation."""

@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.decoding import GREY, UndecodableError, decode
-from components.facts_cache import FactsCache
-from components.measures import SIDE, measure
-from components.parallel import Lost, over_groups
+from components.guarded.parallel import Lost, over_groups
+from components.photos.decoding import GREY, UndecodableError, decode
+from components.photos.measures import SIDE, measure
 from components.progress import Progress
 from components.raw import RECORD, Row, RowGroup, read_group, row_groups
 from components.settings import DecodingSettings
+from components.validation.facts_cache import FactsCache
 
 MEASURED = pa.schema(
     [
@@ -56,7 +56,7 @@ channels: 1 if the file is grey, else 3; transparency does not count.
 frames: 1 but for animations, of which only the first frame counts.
 width, height, aspect_ratio: pixels of the upright photo, and width over height.
 brightness, contrast: mean and standard deviation of the photo in grey, 0..255.
-sharpness, blankness, colorfulness, background_uniformity, phash, pixel_sha256: components/measures.py.
+sharpness, blankness, colorfulness, background_uniformity, phash, pixel_sha256: components/photos/measures.py.
 box_*: the product's box in pixels of the upright photo, right and bottom outside; the whole photo
     where no plain background shows where the product ends.
 color_derived: whether `color` was told from the pixels, the photo having none given.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pyarrow as pa
 
-from components.duplicates import Pairs
+from components.cleaning.duplicates import Pairs
 from components.tables import write_table
 
 LEFT_OUT = pa.schema(

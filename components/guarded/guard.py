@@ -1,6 +1,6 @@
 """Calls of functions in processes that may hang, crash or run out of memory without harm.
 
-Processes are forked by one helper program (components/nursery.py), not by multiprocessing, whose
+Processes are forked by one helper program (components/guarded/nursery.py), not by multiprocessing, whose
 children import the main program again, cannot be started in Dask's workers, and take seconds to
 be replaced; pools of the standard library end as a whole when one of their processes crashes.
 """
@@ -18,7 +18,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, cast
 
-from components.nursery import ENDED, ERROR, MESSAGE, OUT_OF_MEMORY, SECONDS, START
+from components.guarded.nursery import ENDED, ERROR, MESSAGE, OUT_OF_MEMORY, SECONDS, START
 
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 """There is a process per core already, and a program without such threads can be forked safely."""
@@ -43,7 +43,7 @@ class Nursery:
         self.memory_mb = memory_mb
         self._lock = threading.Lock()
         self._control, theirs = socket.socketpair()
-        command = [sys.executable, "-m", "components.nursery", str(theirs.fileno()), str(memory_mb), *modules]
+        command = [sys.executable, "-m", "components.guarded.nursery", str(theirs.fileno()), str(memory_mb), *modules]
         path = os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
         with theirs:
             # In a session of its own, so that Ctrl-C reaches only the program that is in charge.

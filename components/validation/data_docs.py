@@ -21,7 +21,7 @@ from great_expectations.data_context.types.base import (
 from numpy.typing import NDArray
 
 from components.errors import InputError
-from components.expectations import Rule
+from components.validation.expectations import Rule
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """From the bytes of an image file to 8-bit sRGB pixels. Files may be hostile: see docs/security.md.
 
 What a header promises is checked before any pixel is decoded. That a decoder may still hang, crash
-or eat memory is the matter of components/guard.py, in whose processes `decode` is to be called.
+or eat memory is the matter of components/guarded/guard.py, in whose processes `decode` is to be called.
 """
 
 import io
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from components.color_profiles import to_srgb
-from components.frames import frames_of
-from components.pixels import COLOUR_MODES, GREY, eight_bit, flatten
+from components.photos.color_profiles import to_srgb
+from components.photos.frames import frames_of
+from components.photos.pixels import COLOUR_MODES, GREY, eight_bit, flatten
 from components.settings import DecodingSettings
 
 __all__ = ["COLOUR_MODES", "FORMATS", "GREY", "Decoded", "UndecodableError", "decode", "flatten"]

@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from components.cleaning.row_file import Rows
+from components.photos.similarity import LUMA, SIDE, Floats, similarities
 from components.progress import Progress
-from components.row_file import Rows
-from components.similarity import LUMA, SIDE, Floats, similarities
 
 CROPS = ((0.0, 1.0), (0.01, 0.93), (0.06, 0.99), (0.07, 0.96), (0.04, 0.95))
 """Parts of a side that a copy may show. Together they come nearest to all crops of up to 8% on either end."""

@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.decoding import Decoded, decode, flatten
-from components.duplicates import crop_hashes, thumbnail
+from components.cleaning.duplicates import crop_hashes, thumbnail
+from components.photos.decoding import Decoded, decode, flatten
+from components.photos.similarity import SIDE
 from components.settings import DecodingSettings
-from components.similarity import SIDE
 
 DECODED, REDUCED = 3.0, 2.0
 """A JPEG is decoded at a scale, and any photo averaged to one, at which it has this many times the pixels needed a
@@ -48,7 +48,7 @@ class Fitted:
     Attributes:
         places_N: which photo of all it is.
         squares_NCHW: the training images, uint8.
-        thumbnails_NHWC, hashes_NK: for components/duplicates.py; no rows where they are not needed.
+        thumbnails_NHWC, hashes_NK: for components/cleaning/duplicates.py; no rows where they are not needed.
     """
 
     places_N: NDArray[np.int64]

@@ -9,8 +9,8 @@ from threading import local
 from typing import Any, Protocol, TypeVar
 
 from components.errors import InputError
-from components.guard import GuardedProcess, LostError, Nursery, name_of
-from components.nursery import function_named
+from components.guarded.guard import GuardedProcess, LostError, Nursery, name_of
+from components.guarded.nursery import function_named
 from components.raw import Row, RowGroup, read_group
 from components.settings import DecodingSettings
 
@@ -107,7 +107,7 @@ def over_groups(
     address = os.environ.get(SCHEDULER_VARIABLE)
     if address:
         # Takes half a second to import.
-        from components.cluster import over_cluster
+        from components.guarded.cluster import over_cluster
 
         return over_cluster(address, name_of(work), portions, limits, args)
     return _over_cores(name_of(work), portions, limits, args, min(len(os.sched_getaffinity(0)), len(groups)))

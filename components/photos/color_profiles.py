@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageCms
 
-from components.pixels import GREY
+from components.photos.pixels import GREY
 
 PROFILE_BYTES = 2**22
 """A larger profile is not read; those of printers have about half a megabyte."""

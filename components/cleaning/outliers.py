@@ -16,8 +16,8 @@ from itertools import chain
 import numpy as np
 from numpy.typing import NDArray
 
+from components.cleaning.row_file import Rows
 from components.progress import Progress
-from components.row_file import Rows
 
 FEATURES = 1280
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from PIL import Image
 
-from components.decoding import UndecodableError, decode, flatten
-from components.parallel import over_groups
+from components.guarded.parallel import over_groups
+from components.photos.decoding import UndecodableError, decode, flatten
 from components.raw import Row, RowGroup
 from components.settings import DecodingSettings
 

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from components.colors import dominant_color
-from components.decoding import GREY, Decoded, flatten
+from components.photos.colors import dominant_color
+from components.photos.decoding import GREY, Decoded, flatten
 
 SIDE = 192
 """Shorter side at which photos are measured, at least, pixels; what `decode` is asked for."""
@@ -41,7 +41,7 @@ Pixels = NDArray[np.uint8]
 
 
 def measure(photo: Decoded, *, color: bool = True) -> dict[str, float | int | str]:
-    """Brightness to `box_bottom` of the facts (components/facts.py), from a photo decoded at SIDE.
+    """Brightness to `box_bottom` of the facts (components/validation/facts.py), from a photo decoded at SIDE.
 
     Args:
         color: tell the product's `color` too.

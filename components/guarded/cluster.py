@@ -22,8 +22,8 @@ import dask
 from distributed import Client, KilledWorker
 
 from components.errors import InputError
-from components.guard import GuardedProcess, Nursery
-from components.parallel import (
+from components.guarded.guard import GuardedProcess, Nursery
+from components.guarded.parallel import (
     AHEAD,
     PRELOADED,
     SCHEDULER_VARIABLE,
@@ -48,7 +48,7 @@ TASK_BYTES = "1 GB"
 def over_cluster(
     address: str, work: str, portions: Iterator[Portion], limits: DecodingSettings, args: tuple[Any, ...]
 ) -> Iterator[Outcome[Any]]:
-    """As components.parallel.over_groups, which calls it.
+    """As components.guarded.parallel.over_groups, which calls it.
 
     Raises:
         InputError: the cluster cannot be reached, has no workers or other versions, or loses them
@@ -129,7 +129,7 @@ def check_versions(expected: dict[str, str], found: dict[str, str], worker: str)
 def versions() -> dict[str, str]:
     """Versions of what the results' bytes depend on: Python, libraries, and this code, as a hash."""
     code = hashlib.sha256()
-    folder = Path(__file__).parent
+    folder = Path(__file__).parent.parent
     for path in sorted(folder.rglob("*.py")):
         code.update(f"{path.relative_to(folder).as_posix()}\0".encode() + path.read_bytes())
     python = ".".join(platform.python_version_tuple()[:2])

@@ -1,0 +1,1 @@
+"""What `components.validate` is made of: facts, checks, drift, and what they found."""
