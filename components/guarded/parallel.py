@@ -170,9 +170,10 @@ def isolated(
             return process.call(work_on, work, Carried(rows), args, seconds=seconds), lost
         except LostError as error:
             reason = error
+    first = f", {rows[0]['id']} the first," if rows else ""
     raise InputError(
-        f"{len(rows)} photos, {rows[0]['id']} the first, can be worked on one by one but not together: "
-        f"their process {reason}; raise decoding.memory_mb in params.yaml, or free memory"
+        f"{len(rows)} photos{first} can be worked on one by one but not together: their process {reason}; "
+        "raise decoding.memory_mb and decoding.seconds in params.yaml, or free memory"
     )
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image, ImageOps
 
 from components.choose import choose_source
-from tests.benchmarks.measuring import PROJECT, Measured, measured
+from tests.benchmarks.measuring import PROJECT, Measured, cpu_of_children, measured
 
 SIZE = 64
 SUFFIXES = {".jpg", ".jpeg", ".png", ".webp"}
@@ -35,11 +35,11 @@ def decode_and_resize(path: Path) -> int:
         return len(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.LANCZOS).tobytes())
 
 
-def bare_loop(paths: list[Path], processes: int) -> float:
-    started = time.perf_counter()
+def bare_loop(paths: list[Path], processes: int) -> Measured:
+    started, cpu_before = time.perf_counter(), cpu_of_children()
     with ProcessPoolExecutor(processes) as pool:
         assert sum(pool.map(decode_and_resize, paths, chunksize=64)) == len(paths) * SIZE * SIZE * 3
-    return time.perf_counter() - started
+    return Measured(time.perf_counter() - started, cpu_of_children() - cpu_before, 0.0)
 
 
 class Workplace:
@@ -114,28 +114,40 @@ def seconds(stages: dict[str, Measured]) -> float:
     return sum(stage.seconds for stage in stages.values())
 
 
+def cpu_seconds(stages: dict[str, Measured]) -> float:
+    return sum(stage.cpu_seconds for stage in stages.values())
+
+
 def one_round(place: Workplace, photos: list[Path], processes: int) -> dict[str, float]:
     """From nothing, then once more with nothing new."""
     place.start_anew()
     bare = bare_loop(photos, processes)
     stages = place.all()
     total = seconds(stages)
+    again = place.ingest()
     return {
-        "bare loop: photos/s per core": len(photos) / bare / processes,
+        "bare loop: photos/s per core": len(photos) / bare.seconds / processes,
         "ingest+validate+prepare: photos/s per core": len(photos) / total / processes,
-        "ratio to the bare loop": bare / total,
+        "ratio to the bare loop": bare.seconds / total,
+        "ratio to the bare loop, processor time": bare.cpu_seconds / cpu_seconds(stages),
+        "bare loop: processor s": bare.cpu_seconds,
         **{f"{name}: s": stage.seconds for name, stage in stages.items()},
+        **{f"{name}: processor s": stage.cpu_seconds for name, stage in stages.items()},
         **{f"{name}: peak MiB": stage.peak_mb for name, stage in stages.items()},
         "full time: s": total,
-        "ingest again, nothing new: share of the full time": place.ingest().seconds / total,
+        "full processor time: s": cpu_seconds(stages),
+        "ingest again, nothing new: share of the full time": again.seconds / total,
+        "ingest again, nothing new: share, processor time": again.cpu_seconds / cpu_seconds(stages),
     }
 
 
-def one_percent(place: Workplace, photos: list[Path], full: float) -> None:
+def one_percent(place: Workplace, photos: list[Path], full: float, full_cpu: float) -> None:
     add_photos(photos, len(photos) // 100, random.Random(1))
     stages = place.all()
     told("ingest, 1 % new: share of the full time", [stages["ingest"].seconds / full])
-    told("ingest+validate+prepare, 1 % new: share", [seconds(stages) / full])
+    told("ingest, 1 % new: share, processor time", [stages["ingest"].cpu_seconds / full_cpu])
+    told("ingest+validate+prepare, 1 % new: share of the full time", [seconds(stages) / full])
+    told("ingest+validate+prepare, 1 % new: share, processor time", [cpu_seconds(stages) / full_cpu])
 
 
 def many_photos(place: Workplace, photos: list[Path], times: int, processes: int, peaks: dict[str, float]) -> None:
@@ -143,9 +155,11 @@ def many_photos(place: Workplace, photos: list[Path], times: int, processes: int
     place.start_anew()
     bare = bare_loop(photos_in(place.photos), processes)
     stages = place.all()
-    told(f"{times}x photos: ratio to the bare loop", [bare / seconds(stages)])
+    told(f"{times}x photos: ratio to the bare loop", [bare.seconds / seconds(stages)])
+    told(f"{times}x photos: ratio to the bare loop, processor time", [bare.cpu_seconds / cpu_seconds(stages)])
     for name, stage in stages.items():
         told(f"{times}x photos: {name}: s", [stage.seconds])
+        told(f"{times}x photos: {name}: processor s", [stage.cpu_seconds])
         told(f"{times}x photos: {name}: peak MiB", [stage.peak_mb])
         told(f"{times}x photos: {name}: peak memory against 1x", [stage.peak_mb / peaks[name]])
 
@@ -160,7 +174,8 @@ def bench(source: Path, rounds: int, times: int) -> None:
         found = {name: [result[name] for result in results] for name in results[0]}
         for name, values in found.items():
             told(name, values)
-        one_percent(place, photos, statistics.median(found["full time: s"]))
+        full, full_cpu = (statistics.median(found[name]) for name in ("full time: s", "full processor time: s"))
+        one_percent(place, photos, full, full_cpu)
         if times > 1:
             peaks = {name: statistics.median(found[f"{name}: peak MiB"]) for name in ("ingest", "validate", "prepare")}
             many_photos(place, photos, times, processes, peaks)

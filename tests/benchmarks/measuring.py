@@ -1,5 +1,6 @@
 """Runs commands and measures them: wall time, and the peak memory of all their processes together."""
 
+import resource
 import subprocess
 import sys
 import threading
@@ -19,16 +20,18 @@ SAMPLE_SECONDS = 0.2
 class Measured:
     """Attributes:
     seconds: wall time.
+    cpu_seconds: processor time of all processes: other work on the machine hardly changes it.
     peak_mb: highest sum of the processes' proportional set sizes seen, MiB: shared pages count once.
     """
 
     seconds: float
+    cpu_seconds: float
     peak_mb: float
 
 
 def measured(command: Sequence[str], environment: Mapping[str, str]) -> Measured:
     """Runs `python -m ...` in the project to its end; what it prints is shown if it fails."""
-    started = time.perf_counter()
+    started, cpu_before = time.perf_counter(), cpu_of_children()
     process = subprocess.Popen(
         [sys.executable, "-m", *command],
         cwd=PROJECT,
@@ -53,7 +56,13 @@ def measured(command: Sequence[str], environment: Mapping[str, str]) -> Measured
     watcher.join()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)} ended with status {process.returncode}:\n{output}")
-    return Measured(seconds, peak)
+    return Measured(seconds, cpu_of_children() - cpu_before, peak)
+
+
+def cpu_of_children() -> float:
+    """Processor seconds of all child processes that have ended, theirs included."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def _memory(pid: int) -> float:

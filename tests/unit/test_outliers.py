@@ -63,6 +63,13 @@ def test_small_categories_do_not_explode(counts: list[int]) -> None:
     assert scores.max() < 10
 
 
+def test_a_few_photos_nearly_alike_make_no_outlier_of_the_next() -> None:
+    """Their own deviation is next to nothing: any other photo would be thousands of it away."""
+    features, labels = clouds([300, 5])
+    features[300:304] = features[300] + 1e-6 * np.random.default_rng(0).normal(size=(4, 12))
+    assert outlier_scores(features, labels)[304] < 10
+
+
 def test_photos_all_alike_are_no_outliers() -> None:
     scores = outlier_scores(np.ones((50, 8)), np.repeat([0, 1], 25))
     assert np.all(scores == 0)
