@@ -235,7 +235,7 @@ def test_the_packaged_model_holds_no_pickle(
     decide(candidate(project, protocol, seed=1), promote, protocol, project / "prepared")
     folder = Path(mlflow.artifacts.download_artifacts(f"models:/{NAME}@{CHAMPION}", dst_path=str(project / "got")))
     suffixes = {file.suffix for file in folder.rglob("*") if file.is_file()}
-    assert suffixes <= {".py", ".json", ".safetensors", ".yaml", ".yml", ".txt", ""}
+    assert suffixes <= {".py", ".json", ".safetensors", ".yaml", ".yml", ".j2", ".txt", ""}
     assert sorted(file.name for file in folder.rglob("*") if file.is_file() and not file.suffix) == [
         "MLmodel",
         "registered_model_meta",
