@@ -59,6 +59,9 @@ def choose_source(params: Path, source: str) -> list[str]:
     before = load_settings(params)
     yaml = YAML()
     yaml.width = 4096
+    yaml.indent(mapping=2, sequence=4, offset=2)
+    # By itself it writes nothing for null, and keys that did not change would show in the diff.
+    yaml.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
     text = params.read_text(encoding="utf-8")
     content = yaml.load(text)
     changed: list[str] = []

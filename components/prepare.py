@@ -23,7 +23,7 @@ from components.cleaning import (
     without,
     write_cleaning,
 )
-from components.cleaning.duplicates import CROPS, Pairs, find_pairs
+from components.cleaning.duplicates import CROPS, Pairs, find_pairs, of_one_color
 from components.cleaning.manifest import UNKNOWN, check_complete, conditions_of, make_manifest, write_dataset
 from components.cleaning.outliers import FEATURES, outlier_scores, write_features
 from components.cleaning.row_file import RowFile, row_file
@@ -120,9 +120,10 @@ def prepare(
     with ExitStack() as stack:
         made = _make(settings, decoding, raw_dir, accepted, stack)
         pixels = made.photos["pixel_sha256"].tolist()
+        pairs = of_one_color(made.pairs, made.photos)
         alike = {
             (pixels[one], pixels[other]): similarity
-            for one, other, similarity in zip(made.pairs.first, made.pairs.second, made.pairs.similarity, strict=True)
+            for one, other, similarity in zip(pairs.first, pairs.second, pairs.similarity, strict=True)
         }
         splits = assign_splits(accepted, read_versions(raw_dir), alike, settings.split)
         photos = accepted.assign(
@@ -144,7 +145,7 @@ def prepare(
         check_complete(kept, settings)
         manifest = make_manifest(kept, settings.conditions)
         write_dataset(out_dir, manifest, kept, settings.conditions, made.shape, made.squares)
-    write_cleaning(cleaning_dir, accepted, left, made.pairs, made.photos["id"].tolist(), outliers)
+    write_cleaning(cleaning_dir, accepted, left, pairs, made.photos["id"].tolist(), outliers)
     return _report(facts, accepted, kept, left, outliers)
 
 
@@ -158,7 +159,7 @@ def _facts_of_snapshot(raw_dir: Path, validated_dir: Path, conditions: Sequence[
             f"params.yaml: prepare.conditions: found {list(conditions)}; allowed are category and what the photos "
             f"have, {', '.join(attributes)}, and at least one of them"
         )
-    wanted = dict.fromkeys([*COLUMNS, *BOX, "color_derived", *conditions])
+    wanted = dict.fromkeys([*COLUMNS, *BOX, "color", "color_derived", *conditions])
     facts: pd.DataFrame = table.select(list(wanted)).to_pandas().sort_values("id", ignore_index=True)
     snapshot = read_snapshot(raw_dir)
     if facts["id"].tolist() != list(snapshot):

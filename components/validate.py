@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from components.validation.data_docs import Outcome
     from components.validation.expectations import Rule
 
-PROFILED = ("id", "category", "brightness")
+PROFILED = ("id", "category", "brightness", "source")
 QUARANTINE_SCHEMA = pa.schema([("id", pa.string()), ("file_name", pa.string()), ("reasons", pa.string())])
 
 
@@ -123,7 +123,7 @@ def _checked(settings: ValidateSettings, rules: list["Rule"], facts: pa.Table, p
     of_photos = check_rules(context, *_table("photos", rules, facts))
     quarantine = _quarantine(of_photos, facts)
     profile = profile_of(accepted_of(facts.select(PROFILED), quarantine))
-    base = base_of(places.approved, profile.digest)
+    base = base_of(places.approved, profile.digest, profile.sources)
     unreadable, files = _unreadable(facts, places.raw)
     numbers = {
         "quarantined_share": quarantine.num_rows / facts.num_rows,

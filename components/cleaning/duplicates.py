@@ -9,7 +9,7 @@ within 8 bits of 64. The pair is then aligned to a fraction of a pixel and its d
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,9 @@ from PIL import Image
 from components.cleaning.row_file import Rows
 from components.photos.similarity import LUMA, SIDE, Floats, similarities
 from components.progress import Progress
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CROPS = ((0.0, 1.0), (0.01, 0.93), (0.06, 0.99), (0.07, 0.96), (0.04, 0.95))
 """Parts of a side that a copy may show. Together they come nearest to all crops of up to 8% on either end."""
@@ -46,6 +49,22 @@ class Pairs:
     second: NDArray[np.int64]
     distance: NDArray[np.int64]
     similarity: NDArray[np.float64]
+
+    def where(self, wanted: NDArray[np.bool_]) -> "Pairs":
+        return Pairs(self.first[wanted], self.second[wanted], self.distance[wanted], self.similarity[wanted])
+
+
+def of_one_color(pairs: Pairs, photos: "pd.DataFrame") -> Pairs:
+    """The pairs but for those whose owner says that their colours differ: two variants of an article.
+
+    Args:
+        photos: rows at the positions of `pairs`, with the facts `color` and `color_derived`; a derived
+            colour says nothing here, for it may differ between two shots of one article.
+    """
+    given = photos["color"].where(~photos["color_derived"].astype(bool)).to_numpy(object)
+    first, second = given[pairs.first], given[pairs.second]
+    told = np.array([isinstance(a, str) and isinstance(b, str) for a, b in zip(first, second, strict=True)], dtype=bool)
+    return pairs.where(~(told & (first != second)))
 
 
 @dataclass(frozen=True)

@@ -76,7 +76,7 @@ def decode(content: bytes, limits: DecodingSettings, *, at_least: int | None = N
             others that hold it.
     """
     # Pillow's own guard, which covers frames and tiles that exceed what the header said.
-    Image.MAX_IMAGE_PIXELS = limits.pixels
+    others, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, limits.pixels
     try:
         with warnings.catch_warnings():
             # Pillow warns of damage that it has mended, and of metadata that is not used here.
@@ -91,7 +91,11 @@ def decode(content: bytes, limits: DecodingSettings, *, at_least: int | None = N
     except Exception as error:
         if isinstance(error, OSError) and "out of memory" in str(error):  # a decoder's own way to say so
             raise MemoryError from error
+        if content[4:8] == b"ftyp":
+            raise UndecodableError("HEIF, AVIF or a video, which are not read; convert it to JPEG or PNG") from None
         raise UndecodableError(_stable_text(error)) from None
+    finally:
+        Image.MAX_IMAGE_PIXELS = others
 
 
 def _decode(content: bytes, limits: DecodingSettings, at_least: int | None) -> Decoded:

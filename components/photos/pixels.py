@@ -26,6 +26,9 @@ COLOUR_MODES = {
 
 GREY = ("L", "LA")
 
+TIFF_PHOTOMETRIC, WHITE_IS_ZERO = 262, 0
+"""The tag that says what a TIFF's numbers mean, and one of its values."""
+
 WHITES = (1.0, 255.0, 65535.0, 4294967295.0)
 """What white may be in pixels of 32 bits, for which files do not say it."""
 
@@ -39,7 +42,7 @@ def eight_bit(image: Image.Image) -> Image.Image:
     if image.mode not in COLOUR_MODES:
         raise ValueError(f"mode {image.mode} is none of {', '.join(COLOUR_MODES)}")
     if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        return _from_16_bits(image)
     if image.mode in ("I", "F"):
         return _from_32_bits(image)
     if image.mode == "CMYK":
@@ -48,6 +51,20 @@ def eight_bit(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         mode = "LA" if mode in GREY else "RGBA"
     return image if image.mode == mode else image.convert(mode)
+
+
+def _from_16_bits(image: Image.Image) -> Image.Image:
+    """Grey, or grey with alpha where one value stands for transparent (PNG's tRNS)."""
+    pixels = np.asarray(image)
+    grey = (pixels >> 8).astype(np.uint8)
+    # Pillow inverts such TIFFs of 8 bits, but not of 16.
+    if image.format == "TIFF" and getattr(image, "tag_v2", {}).get(TIFF_PHOTOMETRIC) == WHITE_IS_ZERO:
+        grey = 255 - grey
+    transparent = image.info.get("transparency")
+    if not isinstance(transparent, int):
+        return Image.fromarray(grey)
+    alpha = np.where(pixels == transparent, 0, 255).astype(np.uint8)
+    return Image.merge("LA", (Image.fromarray(grey), Image.fromarray(alpha)))
 
 
 def _from_32_bits(image: Image.Image) -> Image.Image:

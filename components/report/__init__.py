@@ -142,7 +142,7 @@ def _read(inputs: Inputs) -> Tables:
     )
 
 
-SHOWN = ("id", "file_name", "category", "license", "color_derived", *(kind.column for kind in HISTOGRAMS))
+SHOWN = ("id", "file_name", "category", "license", "source", "color_derived", *(kind.column for kind in HISTOGRAMS))
 
 
 def _as_shown(facts: pa.Table) -> pa.Table:
@@ -187,7 +187,8 @@ def _listed(table: pa.Table) -> list[dict[str, Any]]:
 
 
 def _changes(tables: Tables, inputs: Inputs) -> dict[str, Any] | None:
-    base = base_of(inputs.approved, tables.report.digest)
+    sources = sorted(set(tables.accepted["source"].to_pylist()))
+    base = base_of(inputs.approved, tables.report.digest, sources)
     if base is None:
         return None
     changes = changes_since(inputs.approved, base, tables.accepted.select(PHOTO_COLUMNS))

@@ -6,6 +6,7 @@ before it, not with itself: the outcome is the same as the first time.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +61,11 @@ def read_approved(folder: Path) -> Approved | None:
 _MEND = "restore it with `dvc checkout --force {0}`, or delete {0}: then there is no version to compare with"
 
 
-def base_of(folder: Path, digest: str) -> Profile | None:
+def base_of(folder: Path, digest: str, sources: Sequence[str]) -> Profile | None:
     """The version that the one with this digest is to be compared with, if there is one.
+
+    Photos from another kind of source (one's own folder after Fashion-MNIST) are another data set, not
+    a drifted one.
 
     Raises:
         InputError: profile.json is damaged.
@@ -69,7 +73,8 @@ def base_of(folder: Path, digest: str) -> Profile | None:
     approved = read_approved(folder)
     if approved is None:
         return None
-    return approved.previous if approved.current.digest == digest else approved.current
+    base = approved.previous if approved.current.digest == digest else approved.current
+    return base if base is not None and base.sources == list(sources) else None
 
 
 def approve(folder: Path, profile: Profile, photos: pa.Table) -> None:
@@ -78,7 +83,7 @@ def approve(folder: Path, profile: Profile, photos: pa.Table) -> None:
     Args:
         photos: accepted photos with PHOTO_COLUMNS, ids ascending.
     """
-    previous = base_of(folder, profile.digest)
+    previous = base_of(folder, profile.digest, profile.sources)
     write_table(photos.select(PHOTO_COLUMNS), _photos_path(folder, profile))
     approved = Approved(current=profile, previous=previous)
     # Last: what it names is there whenever the process is killed.

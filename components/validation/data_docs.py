@@ -3,6 +3,7 @@
 Only validate's main process imports this module, which takes seconds.
 """
 
+import html
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,6 +79,7 @@ def check_rules(context: Any, table: str, rules: Sequence[Rule], rows: pd.DataFr
 def build_docs(context: Any, docs_dir: Path) -> None:
     """Writes pages about all that was checked, in place of those that were there."""
     shutil.rmtree(docs_dir, ignore_errors=True)
+    _escape_results(context.validation_results_store)
     site = {
         "class_name": "SiteBuilder",
         "site_index_builder": {"class_name": "DefaultSiteIndexBuilder"},
@@ -88,6 +90,26 @@ def build_docs(context: Any, docs_dir: Path) -> None:
     }
     context.add_data_docs_site("facts", site)
     context.build_data_docs(site_names=["facts"])
+
+
+def _escape_results(store: Any) -> None:
+    """Names and values come from strangers, and Great Expectations writes them into its pages as they are."""
+    for key in store.list_keys():
+        validation = store.get(key)
+        for entry in validation.results:
+            entry.result = _escaped(entry.result)
+        store.set(key, validation)
+
+
+def _escaped(value: Any) -> Any:
+    """Texts within lists and dictionaries with <, > and & as HTML has them."""
+    if isinstance(value, str):
+        return html.escape(value)
+    if isinstance(value, dict):
+        return {_escaped(key): _escaped(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_escaped(item) for item in value]
+    return value
 
 
 def _outcome(rule: Rule, entry: ExpectationValidationResult) -> Outcome:

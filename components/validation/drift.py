@@ -28,10 +28,11 @@ class Profile(Section):
     photos: int = Field(ge=0)
     categories: dict[str, int] = Field(description="photos per category; '' for those without one")
     brightness: list[int] = Field(min_length=BINS, max_length=BINS, description="photos per bin")
+    sources: list[str] = Field(default=[], description="kinds of source that the photos come from")
 
 
 def profile_of(accepted: pa.Table) -> Profile:
-    """Profile of accepted photos: columns id, category and brightness of the facts, ids ascending."""
+    """Profile of accepted photos: columns id, category, brightness and source of the facts, ids ascending."""
     categories = pc.fill_null(accepted["category"], NO_CATEGORY)
     counts = sorted((entry["values"], entry["counts"]) for entry in pc.value_counts(categories).to_pylist())
     digest = hashlib.sha256()
@@ -46,6 +47,7 @@ def profile_of(accepted: pa.Table) -> Profile:
         photos=accepted.num_rows,
         categories={str(name): int(count) for name, count in counts},
         brightness=[int(count) for count in brightness],
+        sources=sorted(set(accepted["source"].to_pylist())),
     )
 
 

@@ -15,7 +15,7 @@ from components.guarded.parallel import Lost, over_groups
 from components.photos.decoding import GREY, UndecodableError, decode
 from components.photos.measures import SIDE, measure
 from components.progress import Progress
-from components.raw import RECORD, Row, RowGroup, read_group, row_groups
+from components.raw import RECORD, Row, RowGroup, part_paths, read_group, row_groups
 from components.settings import DecodingSettings
 from components.validation.facts_cache import FactsCache
 
@@ -86,6 +86,7 @@ def gather_facts(raw_dir: Path, limits: DecodingSettings, between: Callable[[], 
         InputError: data/raw is missing or damaged.
     """
     cache = FactsCache(OF_GROUP, limits)
+    cache.keep_only({path.name for path in part_paths(raw_dir)})
     known: list[pa.Table] = []
     missing: list[RowGroup] = []
     for part, groups_of_part in groupby(row_groups(raw_dir), key=lambda group: group.part):

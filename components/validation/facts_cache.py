@@ -55,6 +55,13 @@ class FactsCache:
                 f"{self._folder}: cannot be written ({error}); let {CACHE_VARIABLE} name another folder"
             ) from None
 
+    def keep_only(self, parts: set[str]) -> None:
+        """Removes the facts of all other parts: those of a photo that was erased must not outlive it."""
+        stems = {Path(part).stem for part in parts}
+        for path in self._folder.glob("part-*.parquet"):
+            if path.name.partition(".")[0] not in stems:
+                path.unlink(missing_ok=True)
+
     def read(self, part: str) -> pa.Table | None:
         """What is known of a part's photos, which may be some of them only, or None."""
         path = self._path(part)

@@ -159,9 +159,11 @@ def _of_categories(outcome: "Outcome", version: Version) -> Failure:
 
 
 def category_counts(facts: pa.Table, profile: Profile, allowed: Sequence[str] | None) -> list[tuple[str, int]]:
-    """Accepted photos of every category in the data that is allowed, also of one that lost all to quarantine."""
-    found = set(facts["category"].drop_null().unique().to_pylist())
-    chosen = found if allowed is None else found & set(allowed)
+    """Accepted photos of every category that is allowed, or, if any is, of every category in the data.
+
+    One that has vanished altogether, or lost all its photos to quarantine, has none.
+    """
+    chosen = set(facts["category"].drop_null().unique().to_pylist()) if allowed is None else set(allowed)
     return [(name, profile.categories.get(name, 0)) for name in sorted(chosen)]
 
 

@@ -51,6 +51,7 @@ def test_the_first_choice_brings_the_photos_preset_and_settings_that_can_be_used
 def test_comments_of_what_did_not_change_stay(params: Path, photos: Path) -> None:
     choose.choose_source(params, str(photos))
     assert params.read_text().startswith("# What each key means")
+    assert "  removals: null\n" in params.read_text()
 
 
 def test_the_second_choice_changes_the_place_alone(params: Path, photos: Path, tmp_path: Path) -> None:

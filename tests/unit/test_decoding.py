@@ -354,3 +354,22 @@ def test_running_out_of_memory_is_not_the_file_s_fault(encoded: Encode, monkeypa
     monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fails)
     with pytest.raises(MemoryError):
         decode(encoded(COLOUR))
+
+
+def test_the_transparent_value_of_a_deep_grey_png_is_laid_on_white(encoded: Callable[..., bytes]) -> None:
+    deep = np.array([[0x8000, 0x1234]], dtype=np.uint16)
+    opaque, some = (encoded(deep, **options) for options in ({}, {"transparency": 0x1234}))
+    assert np.asarray(flatten(decode(opaque).image, 1)).tolist() == [[0x80, 0x12]]
+    assert np.asarray(flatten(decode(some).image, 1)).tolist() == [[0x80, 255]]
+
+
+def test_a_deep_tiff_in_which_zero_is_white_is_turned_round(encoded: Callable[..., bytes]) -> None:
+    content = encoded(np.array([[0, 0xFFFF, 0x8000]], dtype=np.uint16), "TIFF", tiffinfo={262: 0})
+    with Image.open(io.BytesIO(content)) as image:
+        assert (image.mode, image.tag_v2[262]) == ("I;16", 0)  # type: ignore[attr-defined]
+    assert np.asarray(decode(content).image).tolist() == [[255, 0, 127]]
+
+
+def test_a_phones_format_is_named() -> None:
+    with pytest.raises(UndecodableError, match="HEIF, AVIF or a video, which are not read; convert it"):
+        decode(b"\0\0\0\x18ftypheic" + bytes(100))

@@ -24,12 +24,15 @@ from components.validation.drift import (
 Photos = list[tuple[str, str | None, float]]
 
 
+SOURCE = "folder"
+
+
 def accepted(photos: Photos) -> pa.Table:
     """Facts of photos given as id, category and brightness."""
     ids, categories, brightness = (list(column) for column in zip(*sorted(photos), strict=True))
     names = [f"{photo_id}.jpg" for photo_id in ids]
     columns = {"id": ids, "file_name": names, "category": pa.array(categories, pa.string()), "brightness": brightness}
-    return pa.table(columns)
+    return pa.table({**columns, "source": [SOURCE] * len(ids)})
 
 
 def profile(**categories: int) -> Profile:
@@ -118,18 +121,24 @@ def state(folder: Path) -> dict[str, bytes]:
 
 
 def test_at_first_there_is_nothing_to_compare_with(tmp_path: Path) -> None:
-    assert base_of(tmp_path / "none", "0" * 16) is None
+    assert base_of(tmp_path / "none", "0" * 16, [SOURCE]) is None
     first = approved(tmp_path, FIRST)
-    assert base_of(tmp_path, first.digest) is None
+    assert base_of(tmp_path, first.digest, [SOURCE]) is None
 
 
 def test_a_version_is_compared_with_the_one_before_also_when_it_is_approved_itself(tmp_path: Path) -> None:
     first = approved(tmp_path, FIRST)
     second = profile_of(accepted(SECOND))
-    assert base_of(tmp_path, second.digest) == first
+    assert base_of(tmp_path, second.digest, [SOURCE]) == first
     approved(tmp_path, SECOND)
-    assert base_of(tmp_path, second.digest) == first
-    assert base_of(tmp_path, "0" * 16) == second
+    assert base_of(tmp_path, second.digest, [SOURCE]) == first
+    assert base_of(tmp_path, "0" * 16, [SOURCE]) == second
+
+
+def test_photos_from_another_kind_of_source_are_no_drifted_version(tmp_path: Path) -> None:
+    first = approved(tmp_path, FIRST)
+    assert base_of(tmp_path, "0" * 16, [SOURCE]) == first
+    assert base_of(tmp_path, "0" * 16, ["fashion-mnist"]) is None
 
 
 def test_approving_again_changes_no_byte(tmp_path: Path) -> None:
@@ -156,9 +165,9 @@ def test_two_versions_are_kept(tmp_path: Path) -> None:
 def test_back_to_an_earlier_version_is_a_change_like_any_other(tmp_path: Path) -> None:
     first = approved(tmp_path, FIRST)
     second = approved(tmp_path, SECOND)
-    assert base_of(tmp_path, first.digest) == second
+    assert base_of(tmp_path, first.digest, [SOURCE]) == second
     approved(tmp_path, FIRST)
-    assert base_of(tmp_path, first.digest) == second
+    assert base_of(tmp_path, first.digest, [SOURCE]) == second
 
 
 def test_changes_are_told_photo_by_photo(tmp_path: Path) -> None:
@@ -183,7 +192,7 @@ def test_a_damaged_profile_is_told(tmp_path: Path, content: str) -> None:
     approved(tmp_path, FIRST)
     (tmp_path / "profile.json").write_text(content)
     with pytest.raises(InputError, match=r"profile\.json: damaged .*dvc checkout --force .*or delete"):
-        base_of(tmp_path, "0" * 16)
+        base_of(tmp_path, "0" * 16, [SOURCE])
 
 
 def test_a_lost_list_of_photos_is_told(tmp_path: Path) -> None:
@@ -200,4 +209,5 @@ def test_profiles_hold_no_times(tmp_path: Path) -> None:
         "photos",
         "categories",
         "brightness",
+        "sources",
     }

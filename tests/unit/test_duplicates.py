@@ -3,12 +3,13 @@ from pathlib import Path
 
 import imagehash
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
 from components.cleaning import duplicates
-from components.cleaning.duplicates import CROPS, crop_hashes, find_pairs, propose, thumbnail
+from components.cleaning.duplicates import CROPS, Pairs, crop_hashes, find_pairs, of_one_color, propose, thumbnail
 from components.photos.similarity import SIDE
 from tests.photos import CATEGORIES, COLORS, draw_photo
 from tests.preparing import DUPLICATES
@@ -174,6 +175,16 @@ def test_the_distance_is_that_of_the_nearest_hashes() -> None:
     for one, other, distance in zip(found.first, found.second, found.distance, strict=True):
         both = (np.bitwise_count(hashes[a] ^ hashes[b, 0]).min() for a, b in ((one, other), (other, one)))
         assert distance == min(both)
+
+
+def test_a_pair_whose_owner_says_that_the_colours_differ_is_none() -> None:
+    photos = pd.DataFrame(
+        {"color": ["navy", "blue", "navy", "blue", None], "color_derived": [False, False, False, True, True]}
+    )
+    first, second = np.array([0, 0, 1, 0, 0]), np.array([1, 2, 2, 3, 4])
+    pairs = of_one_color(Pairs(first, second, np.arange(5), np.ones(5)), photos)
+    assert list(zip(pairs.first.tolist(), pairs.second.tolist(), strict=True)) == [(0, 2), (0, 3), (0, 4)]
+    assert pairs.distance.tolist() == [1, 3, 4]
 
 
 def test_the_same_picture_is_a_pair_of_similarity_one() -> None:

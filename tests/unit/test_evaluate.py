@@ -365,7 +365,7 @@ def test_the_stage_writes_its_files_and_goes_on_in_the_run(
     recorded = mlflow.get_run(run.info.run_id)
     assert_close(recorded.data.metrics["fd_efflite0"], content["fd_efflite0"])
     per_category = content["by_category"]["t-shirt/top"]["kd_efflite0"]
-    assert_close(recorded.data.metrics["kd_efflite0/t-shirt_top"], per_category)
+    assert_close(recorded.data.metrics[f"kd_efflite0/{tracking.metric_name('t-shirt/top')}"], per_category)
     assert recorded.data.tags["vitrine.protocol"] == content["protocol"]
     artifacts = mlflow.MlflowClient().list_artifacts(run.info.run_id, "evaluation")
     assert {Path(found.path).name for found in artifacts} == names

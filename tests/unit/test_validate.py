@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -137,11 +138,9 @@ def spoilt(tmp_path: Path, make_raw: MakeRaw, encoded: Callable[..., bytes], mak
 
 
 def rows_only(settings: Settings, tolerance: float) -> ValidateSettings:
-    """The project's settings without what they say of the data set as a whole."""
+    """The project's settings without what they say of the data set as a whole; the photos are bags."""
     suite = [entry for entry in settings.validation.suite if entry.level == "row"]
-    return suite_of(
-        *suite, tolerance=tolerance, categories={"allowed": settings.validation.categories.allowed, "min_photos": 1}
-    )
+    return suite_of(*suite, tolerance=tolerance, categories={"allowed": ["bag"], "min_photos": 1})
 
 
 def test_each_fault_is_quarantined_with_its_reason(spoilt: Path, tmp_path: Path, settings: Settings) -> None:
@@ -309,6 +308,21 @@ def test_photos_are_facts_of_the_snapshot_only(tmp_path: Path, data_settings: Ca
     assert run(suite_of(ROWS), tmp_path / "raw", tmp_path).photos == 120
 
 
+def test_names_of_strangers_do_no_harm_in_the_data_docs(
+    tmp_path: Path, make_raw: MakeRaw, make_photo: Callable[..., Photo], encoded: Callable[..., bytes]
+) -> None:
+    photo = make_photo(encoded(np.full((28, 28), 200, np.uint8)), 1, attributes={"color": "<b onclick=x>red</b>"})
+    named = replace(photo, file_name="<img src=x onerror=alert(1)>.png")
+    names = expectation("expect_column_values_to_match_regex", column="file_name", regex="^[a-z]+$")
+    with suppress(InputError):
+        run(suite_of(names, attributes={"color": ["red"]}), make_raw(tmp_path / "raw", [named]), tmp_path)
+    pages = "".join(path.read_text() for path in (tmp_path / "docs").rglob("*.html"))
+    assert "&lt;img src=x" in pages
+    assert "&lt;b onclick" in pages
+    assert "<img src=x" not in pages
+    assert "<b onclick" not in pages
+
+
 def test_old_data_docs_go(raw_dir: Path, tmp_path: Path) -> None:
     (tmp_path / "docs" / "validations").mkdir(parents=True)
     (tmp_path / "docs" / "validations" / "old.html").write_text("of another run")
@@ -397,9 +411,18 @@ def test_photos_without_a_category_are_no_category(
     tmp_path: Path, make_raw: MakeRaw, make_photo: Callable[..., Photo], encoded: Callable[..., bytes]
 ) -> None:
     photos = [replace(photo, category=None) for photo in some(make_photo, encoded, bag=3)]
-    settings = suite_of(LAX, categories={"allowed": ["bag"], "min_photos": 5})
+    settings = suite_of(LAX, categories={"allowed": None, "min_photos": 5})
     report = run(settings, make_raw(tmp_path / "raw", photos), tmp_path)
     assert (report.accepted, report.categories) == (3, {"": 3})
+
+
+def test_a_category_that_is_allowed_and_has_vanished_stops(
+    tmp_path: Path, make_raw: MakeRaw, make_photo: Callable[..., Photo], encoded: Callable[..., bytes]
+) -> None:
+    settings = suite_of(LAX, categories={"allowed": ["bag", "boots"], "min_photos": 1})
+    (failure,) = failed(settings, make_raw(tmp_path / "raw", some(make_photo, encoded, bag=3)), tmp_path)
+    assert failure["text"] == "1 of 2 categories have fewer than 1 accepted photos"
+    assert failure["examples"] == ["boots (0)"]
 
 
 @pytest.mark.parametrize(
