@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,10 +14,7 @@ from torch import Tensor
 
 from components.errors import InputError
 from components.features import FeatureExtractor
-from components.files import written_whole
-
-CACHE_VARIABLE = "VITRINE_CACHE"
-DEFAULT_CACHE = ".vitrine/cache"
+from components.files import cache_folder, written_whole
 
 
 def cache_key(extractor: FeatureExtractor, dataset_digest: str, split: str, rows: NDArray[np.int64]) -> dict[str, str]:
@@ -47,14 +43,14 @@ def cached_features(key: dict[str, str], compute: Callable[[], Tensor]) -> Tenso
     Raises:
         InputError: the folder cannot be written.
     """
-    folder = Path(os.environ.get(CACHE_VARIABLE) or DEFAULT_CACHE) / "features"
+    folder = cache_folder("features")
     name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:32]
     path = folder / f"{name}.safetensors"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock = _locked(folder / f"{name}.lock")
     except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise InputError(f"{folder}: cannot be written ({error}); let {CACHE_VARIABLE} name another folder") from None
+        raise InputError(f"{folder}: cannot be written ({error}); let VITRINE_CACHE name another folder") from None
     with lock:
         features_ND = _read(path, key)
         if features_ND is None:

@@ -10,6 +10,11 @@ from pathlib import Path
 from typing import Any
 
 
+def cache_folder(name: str) -> Path:
+    """Where things of one kind are kept whose loss only costs time: below VITRINE_CACHE, or .vitrine/cache."""
+    return Path(os.environ.get("VITRINE_CACHE") or ".vitrine/cache").absolute() / name
+
+
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as file:

@@ -4,12 +4,11 @@ It lies below VITRINE_CACHE, or .vitrine/cache. Losing it costs the time to read
 """
 
 import hashlib
-import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from components.files import written_whole
+from components.files import cache_folder, written_whole
 
 KEY_BYTES, ID_BYTES, DIGEST_BYTES = 16, 32, 32
 
@@ -20,7 +19,7 @@ def cache_file(place: str) -> Path:
     Args:
         place: tells the sources of this machine apart.
     """
-    folder = Path(os.environ.get("VITRINE_CACHE", ".vitrine/cache")).absolute() / "fingerprints"
+    folder = cache_folder("fingerprints")
     return folder / f"{hashlib.sha256(place.encode('utf-8', 'backslashreplace')).hexdigest()[:16]}.bin"
 
 

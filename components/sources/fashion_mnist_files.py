@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 
 from components.errors import InputError
-from components.files import written_whole
+from components.files import cache_folder, written_whole
 from components.progress import Progress
 from components.settings import FashionMnistSettings
 
@@ -31,6 +31,9 @@ DEBIAN_FOLDER = Path("usr/share/datasets/fashion-mnist")
 """Where the package puts the files, below the root."""
 
 ROOT = Path("/")
+FOLDER = "fashion-mnist"
+"""Name of the cache of fetched files."""
+
 APT_TIMEOUT = 600.0
 """Seconds for one call of apt-get or dpkg-deb."""
 
@@ -42,11 +45,6 @@ BACKOFF = 1.0
 """Seconds before the second try of a download; doubles each time."""
 
 Origin = Callable[[FashionMnistSettings], Path]
-
-
-def cache_folder() -> Path:
-    """Where fetched files are kept: below VITRINE_CACHE, or below .vitrine/cache."""
-    return Path(os.environ.get("VITRINE_CACHE", ".vitrine/cache")).absolute() / "fashion-mnist"
 
 
 def read_files(settings: FashionMnistSettings) -> dict[str, bytes]:
@@ -111,7 +109,7 @@ def given(settings: FashionMnistSettings) -> Path:
 
 def cached(_: FashionMnistSettings) -> Path:
     """What an earlier run has fetched."""
-    return cache_folder()
+    return cache_folder(FOLDER)
 
 
 def installed(_: FashionMnistSettings) -> Path:
@@ -120,7 +118,7 @@ def installed(_: FashionMnistSettings) -> Path:
 
 
 def _made_cache() -> Path:
-    folder = cache_folder()
+    folder = cache_folder(FOLDER)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (PermissionError, FileExistsError, NotADirectoryError) as error:

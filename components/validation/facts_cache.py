@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -12,11 +11,8 @@ import pyarrow.parquet as pq
 from PIL import features
 
 from components.errors import InputError
-from components.files import written_whole
+from components.files import cache_folder, written_whole
 from components.settings import DecodingSettings
-
-CACHE_VARIABLE = "VITRINE_CACHE"
-DEFAULT_CACHE = ".vitrine/cache"
 
 SOURCES = (
     "photos/color_profiles.py",
@@ -46,13 +42,13 @@ class FactsCache:
             InputError: the folder cannot be written.
         """
         self._schema = schema
-        self._folder = Path(os.environ.get(CACHE_VARIABLE) or DEFAULT_CACHE) / "facts"
+        self._folder = cache_folder("facts")
         self._key = _key(limits)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError, PermissionError) as error:
             raise InputError(
-                f"{self._folder}: cannot be written ({error}); let {CACHE_VARIABLE} name another folder"
+                f"{self._folder}: cannot be written ({error}); let VITRINE_CACHE name another folder"
             ) from None
 
     def keep_only(self, parts: set[str]) -> None:
