@@ -22,7 +22,7 @@ from components.settings import DataSettings, load_settings
 from components.sources import SOURCES
 from components.sources.listing import Refused
 from components.sources.names import nfc
-from components.stage import explained_errors, stage_parser
+from components.stage import explained_errors, printable, stage_parser
 from components.tables import read_table, write_table
 
 REFUSED_SCHEMA = pa.schema([("file_name", pa.string()), ("reason", pa.string())])
@@ -196,11 +196,6 @@ def _tell(what: str, examples: Iterable[str], count: int) -> None:
     if count:
         named = [example for example, _ in zip(examples, range(NAMED), strict=False)]
         print(f"ingest: {what}: {'; '.join(named)}{'; ...' if count > NAMED else ''}", file=sys.stderr)
-
-
-def printable(name: str) -> str:
-    """A name that cannot disturb a terminal or a log."""
-    return name if name.isprintable() else ascii(name)
 
 
 def _nothing_left(settings: DataSettings, refused: Sequence[Refused], removals: Removals) -> str:

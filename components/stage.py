@@ -27,7 +27,8 @@ def explained_errors() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        lines = [printable(line) for line in str(error).split("\n")]
+        print("error: " + "\n".join(lines), file=sys.stderr)
         raise SystemExit(USER_ERROR) from None
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
@@ -40,5 +41,5 @@ def explained_errors() -> Iterator[None]:
 
 
 def printable(text: str) -> str:
-    """The text with what could disturb a terminal or a log (names may hold anything) as escapes; line ends stay."""
-    return "".join(sign if sign.isprintable() or sign == "\n" else ascii(sign)[1:-1] for sign in text)
+    """The text with what could disturb a terminal or a log (names may hold anything) as escapes."""
+    return "".join(sign if sign.isprintable() else ascii(sign)[1:-1] for sign in text)

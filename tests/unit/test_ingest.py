@@ -23,6 +23,7 @@ from components.raw import Photo, part_name, part_paths, read_group, read_snapsh
 from components.settings import DataSettings
 from components.sources import SOURCES
 from components.sources.listing import VANISHED, Content, Entry, Listing, NotTakenError
+from components.stage import printable
 
 MakeDataSettings = Callable[..., DataSettings]
 MakePhoto = Callable[..., Photo]
@@ -349,5 +350,5 @@ def test_a_file_that_could_not_be_read_yields_to_its_copy(
 
 
 def test_names_cannot_disturb_a_terminal() -> None:
-    assert stage.printable("Größe 1.jpg") == "Größe 1.jpg"
-    assert stage.printable("a\x1b[2J\n.jpg") == "'a\\x1b[2J\\n.jpg'"
+    assert printable("Größe 1.jpg") == "Größe 1.jpg"
+    assert printable("a\x1b[2J\n.jpg") == "a\\x1b[2J\\n.jpg"
