@@ -2,9 +2,9 @@
 
 All that moves pixels is composed into one affine map per image and sampled once: every further
 sampling would blur, and cost as much again. The rest is arithmetic on the batch. Nothing waits for
-the device, and no library's global generator is used: a step's changes are a function of its
-generator alone, so that a resumed training is the same training (which rules kornia's random
-augmentations out; docs/augmentation.md has the measured comparison).
+the device, and no library's global generator is used: an image's changes are a function of seed,
+step and place in the batch, so that a resumed training is the same training (which rules kornia's
+random augmentations out; docs/augmentation.md has the measured comparison).
 """
 
 import math
@@ -19,6 +19,7 @@ from components.errors import InputError
 from components.images import to_float, to_uint8
 from components.settings import AugmentSettings
 from components.sheets import labelled_grids, rows_by_category
+from components.training.draws import Draws, whole_batch
 
 LUMA = (0.299, 0.587, 0.114)
 """Of red, green and blue in grey: ITU-R BT.601, as Pillow has it."""
@@ -53,7 +54,7 @@ def check_augment(settings: AugmentSettings, attributes: AttributeValues) -> Non
 def augment(
     images_NCHW: Tensor,
     conditions_NA: Tensor,
-    generator: torch.Generator,
+    draws: Draws,
     settings: AugmentSettings,
     attributes: AttributeValues,
 ) -> Tensor:
@@ -66,7 +67,7 @@ def augment(
     Args:
         images_NCHW: square float images in [-1, 1], with 1 or 3 channels.
         conditions_NA: int64, decides with `flip_not` which are never mirrored.
-        generator: the only source of randomness, on the images' device.
+        draws: the only source of randomness, for the batch's rows, on the images' device.
         settings: section `train.common.augment`, as `check_augment` passes it.
         attributes: what the columns of conditions_NA mean.
 
@@ -77,7 +78,7 @@ def augment(
     if is_off(settings):
         return images_NCHW
     images = images_NCHW.float()
-    uniform_ND = torch.rand(len(images), len(DRAWS), generator=generator, device=images.device)
+    uniform_ND = draws.uniform("augment", len(DRAWS))
     drawn = dict(zip(DRAWS, uniform_ND.unbind(dim=1), strict=True))
     if settings.flip:
         flipped_N = (drawn["flip"] < settings.flip) & _may_flip(conditions_NA, settings, attributes)
@@ -87,8 +88,7 @@ def augment(
     if settings.brightness or settings.contrast or settings.saturation:
         images = _recolor(images, settings, drawn)
     if settings.noise:
-        noise = torch.randn(images.shape, generator=generator, device=images.device)
-        images = images + settings.noise * noise
+        images = images + settings.noise * draws.normal("augment noise", *images.shape[1:])
     if settings.cutout:
         images = _cut_out(images, settings.cutout, drawn)
     return images.clamp(-1.0, 1.0)
@@ -201,5 +201,6 @@ def contact_sheet(split: Split, settings: AugmentSettings, seed: int) -> Image.I
     originals = torch.from_numpy(split.images_NCHW[rows])
     conditions = torch.from_numpy(split.conditions_NA[rows]).repeat_interleave(SHEET_COLUMNS - 1, dim=0)
     repeated = to_float(originals.repeat_interleave(SHEET_COLUMNS - 1, dim=0))
-    versions = to_uint8(augment(repeated, conditions, generator, settings, split.attributes))
+    draws = whole_batch(seed, len(repeated))
+    versions = to_uint8(augment(repeated, conditions, draws, settings, split.attributes))
     return labelled_grids([("original", originals), ("augmented", versions)], list(shown))

@@ -2,87 +2,177 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning import LightningModule
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, distributed, nn
 
-from components.batches import StepBlock, step_seed
 from components.dataset import AttributeValues, DatasetInfo
 from components.errors import InputError
 from components.files import sha256_file, write_json, written_whole
 from components.images import to_float
 from components.models import family_settings, load_family
+from components.settings import FamilySettings
+from components.training.batches import StepBlock
+from components.training.draws import Draws, step_seed
 
 CARD = "model.json"
 WEIGHTS = "weights.safetensors"
 
-AUGMENTATION = 1
-"""Number of its stream of randomness beside a step's own: the model's is the same with and without it."""
+Augmentation = Callable[[Tensor, Tensor, Draws], Tensor]
+"""Float images (N, C, H, W) in [-1, 1], conditions (N, A) and the rows' randomness to changed images."""
 
-Augmentation = Callable[[Tensor, Tensor, torch.Generator], Tensor]
-"""Float images (N, C, H, W) in [-1, 1], conditions (N, A) and a generator on their device to changed images."""
+Encoded = Iterable[tuple[Tensor, Tensor]]
+"""Chunks of float images (n, C, H, W) in [-1, 1] and conditions (n, A), on the model's device."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one forward and backward pass sees: a step's whole batch, or a part of it.
+
+    Attributes:
+        images_NCHW: float images in [-1, 1], augmented.
+        conditions_NA: int64.
+        draws: the rows' randomness, the only source there is; on the images' device.
+    """
+
+    images_NCHW: Tensor
+    conditions_NA: Tensor
+    draws: Draws
+
+
+@dataclass(frozen=True)
+class Step:
+    """An optimiser step.
+
+    Attributes:
+        number: counted from 0 over the whole training.
+        images_seen: by all processes before this step, repeats counted: what schedules go by.
+        parts: the batch in micro-batches of equal size, whose gradients are averaged.
+    """
+
+    number: int
+    images_seen: int
+    parts: tuple[MicroBatch, ...]
+
+
+@dataclass(frozen=True)
+class BlockLog:
+    """What `optimise` returned in a block of steps, as plain numbers.
+
+    Attributes:
+        last_step: number of optimiser steps done when the block ended.
+        images_seen: by all processes until then.
+        values: per name, pairs of a step's number and its value; a name may be missing from some steps.
+    """
+
+    last_step: int
+    images_seen: int
+    values: dict[str, list[tuple[int, float]]]
+
+    def means(self) -> dict[str, float]:
+        """Mean of each value over the block."""
+        return {name: fmean(value for _, value in pairs) for name, pairs in self.values.items()}
+
+
+Objective = Callable[[MicroBatch], tuple[Tensor, dict[str, Tensor]]]
+"""A micro-batch to the loss (a scalar, mean over the images) and scalars to be logged."""
 
 
 class GenerativeModel(LightningModule, ABC):
     """A conditional generator of images.
 
     A family implements `optimise`, one optimiser step. Lightning hands over a block of steps at a
-    time, since its own overhead per call is a good part of a small network's step.
+    time, since its own overhead per call is a good part of a small network's step. All that training
+    changes is a parameter, a buffer, or an optimiser's state: what a checkpoint holds.
 
     Attributes:
+        settings: the family's.
         augmentation: changes the training images at each step; None: they are taken as they are.
     """
 
     augmentation: Augmentation | None = None
 
-    def __init__(self) -> None:
+    def __init__(self, settings: FamilySettings) -> None:
         super().__init__()
+        self.settings = settings
         self.automatic_optimization = False
 
     @abstractmethod
-    def optimise(
-        self, step: int, images_NCHW: Tensor, conditions_NA: Tensor, generator: torch.Generator
-    ) -> dict[str, Tensor]:
-        """Does one optimiser step.
-
-        Args:
-            step: counted from 0 over the whole training.
-            images_NCHW: float images in [-1, 1].
-            conditions_NA: int64.
-            generator: the step's only source of randomness, on the model's device.
+    def optimise(self, step: Step) -> dict[str, Tensor]:
+        """Does one optimiser step, by calling `update` for each optimiser.
 
         Returns:
-            Scalars to be logged, detached, on the device.
+            Scalars to be logged, detached, on the device. Nothing here may wait for the device.
         """
 
-    def descend(self, optimizer: Any, loss: Tensor) -> None:
-        """Backward pass and optimiser step for one loss."""
-        optimizer.zero_grad(set_to_none=True)
-        self.manual_backward(loss)
-        optimizer.step()
+    def update(self, optimizer: torch.optim.Optimizer, step: Step, objective: Objective) -> dict[str, Tensor]:
+        """Backward passes of all micro-batches, gradients averaged over them and over the processes, one step.
 
-    def training_step(self, block: StepBlock, _: int) -> None:
-        """Does the block's optimiser steps and logs the mean of what they returned."""
+        Gradients are reduced here and not by DistributedDataParallel, whose hooks expect one backward
+        pass per forward pass: no room for two networks, second derivatives and several steps a call.
+
+        Returns:
+            Means of the objective's scalars over the micro-batches.
+        """
+        optimizer.zero_grad(set_to_none=True)
         sums: dict[str, Tensor] = {}
-        for index, seed in enumerate(block.seeds):
-            generator = torch.Generator(self.device).manual_seed(seed)
-            images, conditions = to_float(block.images_KNCHW[index]), block.conditions_KNA[index]
-            if self.augmentation is not None:
-                own_seed = step_seed(seed, AUGMENTATION)
-                images = self.augmentation(images, conditions, torch.Generator(self.device).manual_seed(own_seed))
-            scalars = self.optimise(block.first_step + index, images, conditions, generator)
+        for part in step.parts:
+            loss, scalars = objective(part)
+            self.manual_backward(loss / len(step.parts))
             for name, value in scalars.items():
-                sums[name] = sums[name] + value if name in sums else value
-        means = {f"train/{name}": (total / len(block.seeds)).item() for name, total in sums.items()}
-        for logger in self.loggers:
-            logger.log_metrics(means, step=block.first_step + len(block.seeds))
+                sums[name] = sums[name] + value.detach() if name in sums else value.detach()
+        parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        average_gradients(parameters)
+        if (clip := self.settings.gradient_clip) is not None:
+            nn.utils.clip_grad_norm_(parameters, clip)
+        optimizer.step()
+        return {name: value / len(step.parts) for name, value in sums.items()}
+
+    def training_step(self, block: StepBlock, _: int) -> dict[str, BlockLog]:
+        """Does the block's optimiser steps; waits for the device once, at the end."""
+        scalars = [self.optimise(self._step(block, index)) for index in range(len(block.seeds))]
+        done = block.first_step + len(scalars)
+        values: dict[str, list[tuple[int, float]]] = {}
+        for name in dict.fromkeys(name for row in scalars for name in row):
+            steps = [block.first_step + index for index, row in enumerate(scalars) if name in row]
+            stacked = torch.stack([row[name].float() for row in scalars if name in row])
+            values[name] = list(zip(steps, averaged_over_processes(stacked).tolist(), strict=True))
+        return {"log": BlockLog(done, done * block.batch_size, values)}
+
+    def _step(self, block: StepBlock, index: int) -> Step:
+        """Step of a block, its images augmented, in micro-batches."""
+        number, seed, device = block.first_step + index, block.seeds[index], block.images_KNCHW.device
+        own = len(block.images_KNCHW[index])
+        # For layers that draw by themselves, as dropout does.
+        torch.manual_seed(step_seed(seed, block.first_row))
+        size = own // self.settings.accumulate
+        parts = []
+        for start in range(0, own, size):
+            rows = slice(start, start + size)
+            first = block.first_row + start
+            draws = Draws(seed, first, first + size, block.batch_size, device)
+            images, conditions = to_float(block.images_KNCHW[index, rows]), block.conditions_KNA[index, rows]
+            if self.augmentation is not None:
+                images = self.augmentation(images, conditions, draws)
+            parts.append(MicroBatch(images, conditions, draws))
+        return Step(number, number * block.batch_size, tuple(parts))
+
+    def fit_sampling(self, images: Callable[[], Encoded]) -> None:
+        """Settles what `sample` needs beside trained weights, as the density of a VAE's latents.
+
+        Called before samples are judged in the course of a training, and once more at its end.
+
+        Args:
+            images: goes through training images, not augmented, chunk by chunk; each call anew.
+        """
 
     @abstractmethod
     def sample(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:
@@ -104,6 +194,26 @@ class GenerativeModel(LightningModule, ABC):
     @abstractmethod
     def load_sampling_state(self, state: dict[str, Tensor]) -> None:
         """Takes what `sampling_state` gave."""
+
+
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Means of the gradients over all processes of a distributed training; nothing in a single one."""
+    if not distributed.is_initialized():
+        return
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    distributed.all_reduce(flat)
+    flat /= distributed.get_world_size()
+    sizes = [gradient.numel() for gradient in gradients]
+    torch._foreach_copy_(gradients, [part.view_as(g) for part, g in zip(flat.split(sizes), gradients, strict=True)])
+
+
+def averaged_over_processes(value: Tensor) -> Tensor:
+    """Mean of a tensor over all processes of a distributed training; itself in a single one."""
+    if distributed.is_initialized():
+        distributed.all_reduce(value)
+        value = value / distributed.get_world_size()
+    return value
 
 
 @runtime_checkable

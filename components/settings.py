@@ -203,11 +203,61 @@ class AugmentSettings(Section):
     cutout: Annotated[float, Field(ge=0, le=1)] = Field(description="side of a square that is painted over, share")
 
 
+class CheckpointSettings(Section):
+    """What a training that was killed goes on from."""
+
+    every: int = Field(ge=1, description="images from one to the next; rounded up to blocks of log_every steps")
+    keep: int = Field(ge=1, description="newest ones that are kept; two: a damaged one has another before it")
+
+
+class QualitySettings(Section):
+    """Samples judged in the course of a training, against the split val; the best weights become the model."""
+
+    every: int = Field(ge=1, description="images from one check to the next; rounded up to blocks of log_every steps")
+    samples: int = Field(ge=10, description="generated images, and real ones of the split val at most")
+    resolution: int = Field(ge=32, le=512, description="images are resized to this before the features, pixels")
+    patience: int | None = Field(
+        ge=1, description="checks in a row without a better one after which the training ends; null: never"
+    )
+
+
+class WatchSettings(Section):
+    """Thresholds of a watched quantity; null: none."""
+
+    warn: float | None
+    stop: float | None
+
+
+class WatchdogSettings(Section):
+    """Quantities that tell of a training gone wrong. NaN and infinity always end it."""
+
+    patience: int = Field(ge=1, description="images over which a quantity must be past a threshold without a break")
+    discriminator_accuracy: WatchSettings = Field(
+        description="share of pairs in which the discriminator rates the real image above the generated one; "
+        "bad above the thresholds"
+    )
+    diversity: WatchSettings = Field(
+        description="mean distance between generated images of one category over that between real ones; "
+        "bad below the thresholds"
+    )
+    active_units: WatchSettings = Field(
+        description="latents of an encoder that depend on the image; bad below the thresholds"
+    )
+
+
 class TrainCommonSettings(Section):
     seed: int = Field(ge=0, lt=2**32)
     accelerator: Literal["auto", "cpu", "gpu"]
+    devices: int = Field(ge=1, description="processes per machine, one GPU each; batch_size is shared among them all")
+    nodes: int = Field(ge=1, description="machines; more than one: started by torchrun or SLURM on each")
     precision: Literal["auto", "bf16-mixed", "32-true"] = Field(
         description="auto: bf16-mixed where the processor computes in bf16, else 32-true"
+    )
+    compile: Literal["auto", "on", "off"] = Field(
+        description="networks and losses through torch.compile; auto: on a GPU"
+    )
+    keep_images: Literal["auto", "device", "disk"] = Field(
+        description="training images in the device's memory as uint8, or read from the disk; auto: there if they fit"
     )
     sampler: Literal["uniform", "balanced"] = Field(
         description="uniform: every image once an epoch; balanced: by the manifest's weights, categories alike"
@@ -216,13 +266,53 @@ class TrainCommonSettings(Section):
     log_every: int = Field(ge=1, description="optimiser steps that are averaged into one logged point")
     grids: int = Field(ge=1, description="sample grids in the course of a training, the last at its end")
     grid_columns: int = Field(ge=1, le=32, description="samples per category in a grid")
+    checkpoint: CheckpointSettings
+    quality: QualitySettings | None = Field(description="null: samples are not judged, the last weights are the model")
+    watchdogs: WatchdogSettings
+
+
+class Cosine(Section):
+    """A value that goes from `start` to `end` along half a cosine, and stays there."""
+
+    start: float = Field(ge=0)
+    end: float = Field(ge=0)
+    images: int = Field(ge=1, description="images seen when `end` is reached")
+
+
+Scheduled = Annotated[float, Field(ge=0)] | Cosine
+"""A setting that is constant, or changes in the course of a training."""
+
+
+class OptimizerSettings(Section):
+    """Adam with decoupled weight decay."""
+
+    lr: Scheduled
+    beta1: Annotated[float, Field(ge=0, lt=1)]
+    beta2: Scheduled = Field(description="below 1")
+    weight_decay: float = Field(ge=0)
+    warmup: int = Field(ge=0, description="images over which the learning rate rises from 0 to what lr says")
+
+
+class InitFrom(Section):
+    """Trained weights to start from, instead of random ones."""
+
+    source: str = Field(
+        min_length=1,
+        description="models:/NAME/VERSION or models:/NAME@ALIAS of the registry, or the path of a folder with a model "
+        "or of a checkpoint",
+    )
+    allow: list[str] = Field(description="beginnings of names of weights that may be missing or of another shape")
 
 
 class FamilySettings(Section):
     """What all model families have; each adds its own in its file."""
 
     images: int = Field(ge=1, description="length of the training: images seen, repeats counted")
-    batch_size: int = Field(ge=1)
+    batch_size: int = Field(ge=1, description="images per optimiser step, of all processes together")
+    accumulate: int = Field(ge=1, description="micro-batches that a process divides its part of a batch into")
+    gradient_clip: Annotated[float, Field(gt=0)] | None = Field(description="largest norm of a step's gradient")
+    ema_half_life: Scheduled = Field(description="images after which old weights count half; 0: no averaging")
+    init_from: InitFrom | None
 
 
 class TrainSettings(Section):

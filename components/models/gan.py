@@ -5,18 +5,19 @@ Radford et al., 2015, arXiv:1511.06434 (networks); Miyato and Koyama, 2018, arXi
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import relu, softplus
 
-from components.generative import GenerativeModel
-from components.networks import BASE_SIZE, ConditionEmbedding, averaged, downsampling, stage_widths, upsampling
-from components.settings import FamilySettings
-
-DecayRate = Annotated[float, Field(ge=0, lt=1)]
+from components.generative import GenerativeModel, MicroBatch, Step
+from components.networks.averaging import Average
+from components.networks.convolutions import BASE_SIZE, ConditionEmbedding, downsampling, stage_widths, upsampling
+from components.settings import FamilySettings, OptimizerSettings
+from components.training.schedules import optimizer_for, schedule_optimizer, value_at
 
 
 class Settings(FamilySettings):
@@ -28,10 +29,8 @@ class Settings(FamilySettings):
     spectral_norm: bool = Field(description="spectral normalisation in the discriminator")
     r1_gamma: float = Field(ge=0, description="weight of the gradient penalty on real images; 0: none")
     r1_every: int = Field(ge=1, description="steps from one gradient penalty to the next")
-    generator_lr: float = Field(gt=0)
-    discriminator_lr: float = Field(gt=0)
-    betas: tuple[DecayRate, DecayRate] = Field(description="Adam's decay rates")
-    ema_half_life: int = Field(ge=1, description="images after which old generator weights count half")
+    generator_optimizer: OptimizerSettings
+    discriminator_optimizer: OptimizerSettings
 
 
 class Generator(nn.Module):
@@ -126,59 +125,62 @@ def r1_penalty(images_NCHW: Tensor, logits_N: Tensor) -> Tensor:
 class Gan(GenerativeModel):
     """Trains generator and discriminator in turn, samples from the averaged generator."""
 
+    settings: Settings
+
     def __init__(self, settings: Settings, image_shape: tuple[int, int, int], cardinalities: tuple[int, ...]) -> None:
-        super().__init__()
-        self.settings = settings
+        super().__init__(settings)
         self.generator = Generator(settings, image_shape, cardinalities)
         self.discriminator = Discriminator(settings, image_shape, cardinalities)
         self.discriminator_loss, self.generator_loss = GAN_LOSSES[settings.loss]
         self.apply(_init_dcgan)
-        self.ema = averaged(self.generator, settings.batch_size, settings.ema_half_life)
+        self.ema = Average(self.generator)
 
     def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        rates = (self.settings.generator_lr, self.settings.discriminator_lr)
-        networks = (self.generator, self.discriminator)
         return [
-            torch.optim.Adam(network.parameters(), lr, betas=self.settings.betas, fused=True)
-            for network, lr in zip(networks, rates, strict=True)
+            optimizer_for(self.generator, self.settings.generator_optimizer),
+            optimizer_for(self.discriminator, self.settings.discriminator_optimizer),
         ]
 
-    def optimise(
-        self, step: int, images_NCHW: Tensor, conditions_NA: Tensor, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def optimise(self, step: Step) -> dict[str, Tensor]:
         optimizers: Any = self.optimizers(use_pl_optimizer=False)
         generator_optimizer, discriminator_optimizer = optimizers
-        z = torch.randn(len(images_NCHW), self.settings.latent_dim, generator=generator, device=generator.device)
-        fakes = self.generator(z, conditions_NA)
+        schedule_optimizer(generator_optimizer, self.settings.generator_optimizer, step.images_seen)
+        schedule_optimizer(discriminator_optimizer, self.settings.discriminator_optimizer, step.images_seen)
+        penalise = self.settings.r1_gamma > 0 and step.number % self.settings.r1_every == 0
+        scalars = self.update(discriminator_optimizer, step, partial(self._discriminate, penalise))
+        self.discriminator.requires_grad_(False)
+        scalars |= self.update(generator_optimizer, step, self._generate)
+        self.discriminator.requires_grad_(True)
+        half_life = value_at(self.settings.ema_half_life, step.images_seen)
+        self.ema.update(self.generator, self.settings.batch_size, half_life)
+        return scalars
 
-        penalise = self.settings.r1_gamma > 0 and step % self.settings.r1_every == 0
-        reals = images_NCHW.requires_grad_(penalise)
-        logits_real = self.discriminator(reals, conditions_NA)
-        logits_fake = self.discriminator(fakes.detach(), conditions_NA)
-        loss_discriminator = self.discriminator_loss(logits_real.float(), logits_fake.float())
-        objective = loss_discriminator
+    def _fakes(self, part: MicroBatch) -> Tensor:
+        fakes: Tensor = self.generator(part.draws.normal("latents", self.settings.latent_dim), part.conditions_NA)
+        return fakes
+
+    def _discriminate(self, penalise: bool, part: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        with torch.no_grad():
+            fakes = self._fakes(part)
+        reals = part.images_NCHW.requires_grad_(penalise)
+        logits_real = self.discriminator(reals, part.conditions_NA).float()
+        logits_fake = self.discriminator(fakes, part.conditions_NA).float()
+        loss = self.discriminator_loss(logits_real, logits_fake)
+        objective = loss
         if penalise:
             penalty = r1_penalty(reals, logits_real).float().mean()
             objective = objective + self.settings.r1_gamma / 2 * self.settings.r1_every * penalty
-        self.descend(discriminator_optimizer, objective)
+        scalars = {"loss_discriminator": loss, "logits_real": logits_real.mean(), "logits_fake": logits_fake.mean()}
+        return objective, scalars
 
-        # The same fakes serve both updates: one generator pass less per step.
-        self.discriminator.requires_grad_(False)
-        loss_generator = self.generator_loss(self.discriminator(fakes, conditions_NA).float())
-        self.descend(generator_optimizer, loss_generator)
-        self.discriminator.requires_grad_(True)
-        self.ema.update_parameters(self.generator)
-        return {
-            "loss_discriminator": loss_discriminator.detach(),
-            "loss_generator": loss_generator.detach(),
-            "logits_real": logits_real.detach().mean(),
-            "logits_fake": logits_fake.detach().mean(),
-        }
+    def _generate(self, part: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        loss = self.generator_loss(self.discriminator(self._fakes(part), part.conditions_NA).float())
+        return loss, {"loss_generator": loss}
 
     @torch.inference_mode()
     def sample(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:
         z = torch.randn(len(conditions_NA), self.settings.latent_dim, generator=generator)
-        images: Tensor = self.ema.module.eval()(z.to(self.device), conditions_NA.to(self.device))
+        images: Tensor = self.ema.network()(z.to(self.device), conditions_NA.to(self.device))
         return images.float()
 
     def sampling_state(self) -> dict[str, Tensor]:

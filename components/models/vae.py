@@ -6,14 +6,18 @@ Rybkin et al., 2021, arXiv:2006.13202 (the variance that maximises the likelihoo
 """
 
 import math
+from functools import partial
+from typing import Any
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from components.generative import GenerativeModel
-from components.networks import BASE_SIZE, ConditionEmbedding, averaged, downsampling, stage_widths, upsampling
-from components.settings import FamilySettings
+from components.generative import GenerativeModel, MicroBatch, Step
+from components.networks.averaging import Average
+from components.networks.convolutions import BASE_SIZE, ConditionEmbedding, downsampling, stage_widths, upsampling
+from components.settings import FamilySettings, OptimizerSettings
+from components.training.schedules import optimizer_for, schedule_optimizer, value_at
 
 
 class Settings(FamilySettings):
@@ -22,8 +26,7 @@ class Settings(FamilySettings):
     width: int = Field(ge=1, description="channels at half the image's resolution")
     beta: float = Field(gt=0, description="weight of the KL divergence")
     kl_warmup: int = Field(ge=0, description="images over which beta rises from 0")
-    lr: float = Field(gt=0)
-    ema_half_life: int = Field(ge=1, description="images after which old weights count half")
+    optimizer: OptimizerSettings
 
 
 class Encoder(nn.Module):
@@ -112,32 +115,36 @@ def optimal_sigma_nll(images_NCHW: Tensor, reconstructions_NCHW: Tensor) -> Tens
 class Vae(GenerativeModel):
     """Encoder and decoder trained on the evidence lower bound; samples from the condition's prior."""
 
+    settings: Settings
+
     def __init__(self, settings: Settings, image_shape: tuple[int, int, int], cardinalities: tuple[int, ...]) -> None:
-        super().__init__()
-        self.settings = settings
+        super().__init__(settings)
         self.networks = Networks(settings, image_shape, cardinalities)
-        self.ema = averaged(self.networks, settings.batch_size, settings.ema_half_life)
+        self.ema = Average(self.networks)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.networks.parameters(), self.settings.lr, fused=True)
+        return optimizer_for(self.networks, self.settings.optimizer)
 
-    def optimise(
-        self, step: int, images_NCHW: Tensor, conditions_NA: Tensor, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def optimise(self, step: Step) -> dict[str, Tensor]:
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        schedule_optimizer(optimizer, self.settings.optimizer, step.images_seen)
+        seen = step.images_seen + self.settings.batch_size
+        beta = self.settings.beta * min(1.0, seen / max(1, self.settings.kl_warmup))
+        scalars = self.update(optimizer, step, partial(self._loss, beta))
+        half_life = value_at(self.settings.ema_half_life, step.images_seen)
+        self.ema.update(self.networks, self.settings.batch_size, half_life)
+        return scalars
+
+    def _loss(self, beta: float, part: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        images_NCHW, conditions_NA = part.images_NCHW, part.conditions_NA
         mean, log_variance = self.networks.encoder(images_NCHW, conditions_NA)
         mean, log_variance = mean.float(), log_variance.float()
-        noise = torch.randn(mean.shape, generator=generator, device=generator.device)
-        z = mean + noise * (0.5 * log_variance).exp()
+        z = mean + part.draws.normal("latents", self.settings.latent_dim) * (0.5 * log_variance).exp()
         reconstructions = self.networks.decoder(z, conditions_NA).float()
-
         nll = optimal_sigma_nll(images_NCHW, reconstructions).mean()
         prior_mean, prior_log_variance = self.networks.prior(conditions_NA)
         kl = gaussian_kl(mean, log_variance, prior_mean.float(), prior_log_variance.float()).mean()
-        seen = (step + 1) * self.settings.batch_size
-        beta = self.settings.beta * min(1.0, seen / max(1, self.settings.kl_warmup))
-        self.descend(self.optimizers(use_pl_optimizer=False), nll + beta * kl)
-        self.ema.update_parameters(self.networks)
-        return {"nll": nll.detach(), "kl": kl.detach(), "negative_elbo": (nll + kl).detach()}
+        return nll + beta * kl, {"nll": nll, "kl": kl, "negative_elbo": nll + kl}
 
     @torch.inference_mode()
     def sample(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:
@@ -155,7 +162,7 @@ class Vae(GenerativeModel):
         return images.float()
 
     def _averaged(self) -> Networks:
-        networks = self.ema.module.eval()
+        networks = self.ema.network()
         assert isinstance(networks, Networks)
         return networks
 

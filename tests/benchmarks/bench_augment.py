@@ -26,13 +26,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from components.augment import augment
-from components.batches import StepBlocks
 from components.choose import choose_source
 from components.dataset import AttributeValues, DatasetInfo, Split
 from components.generative import Augmentation, build
 from components.models import family_settings
 from components.settings import AugmentSettings, FamilySettings, load_settings
 from components.train import choose_precision
+from components.training.batches import StepBlocks
+from components.training.draws import Draws, whole_batch
 from tests.benchmarks.measuring import PROJECT
 
 SHAPE = (3, 64, 64)
@@ -78,9 +79,9 @@ class Timed(Callback):
         self.augmented: list[float] = []
         self.steps: list[float] = []
 
-    def __call__(self, images: Tensor, conditions: Tensor, generator: torch.Generator) -> Tensor:
+    def __call__(self, images: Tensor, conditions: Tensor, draws: Draws) -> Tensor:
         started = time.process_time()
-        changed = self.augmentation(images, conditions, generator)
+        changed = self.augmentation(images, conditions, draws)
         self.augmented.append(time.process_time() - started)
         return changed
 
@@ -143,11 +144,9 @@ def alone(settings: AugmentSettings, rounds: int) -> dict[str, float]:
     """Seconds for one batch, ours and kornia's."""
     images = torch.rand(BATCH, *SHAPE)
     conditions = torch.arange(BATCH)[:, None] % 3
-    generator = torch.Generator().manual_seed(1)
     centred = images * 2 - 1
-    runs: dict[str, Callable[[], Tensor]] = {
-        "ours": lambda: augment(centred, conditions, generator, settings, ATTRIBUTES)
-    }
+    draws = whole_batch(1, len(centred))
+    runs: dict[str, Callable[[], Tensor]] = {"ours": lambda: augment(centred, conditions, draws, settings, ATTRIBUTES)}
     if find_spec("kornia"):
         theirs = of_kornia(settings)
         runs["kornia"] = lambda: theirs(images)

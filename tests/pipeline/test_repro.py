@@ -119,12 +119,12 @@ def test_dvc_shows_metrics_and_plots(project: Path) -> None:
 
 
 def test_a_changed_setting_runs_what_depends_on_it_and_shows_in_the_diffs(copy: Path) -> None:
-    set_params(copy, {"train.vae.lr": 0.002})
+    set_params(copy, {"train.vae.optimizer.lr": 0.002})
     before = (copy / "models/gan/weights.safetensors").read_bytes()
     stages = run(copy, "dvc", "status", "--json").stdout
     assert list(json.loads(stages)) == ["ingest", "train@vae"]
     changed = json.loads(run(copy, "dvc", "params", "diff", "--json").stdout)
-    assert changed["params.yaml"]["train.vae.lr"].items() >= {"old": 0.001, "new": 0.002}.items()
+    assert changed["params.yaml"]["train.vae.optimizer.lr"].items() >= {"old": 0.001, "new": 0.002}.items()
     output = run(copy, "dvc", "repro").stdout
     assert "Running stage 'train@vae'" in output
     assert "Running stage 'gate@vae'" in output or "Stage 'gate@vae' is cached" in output

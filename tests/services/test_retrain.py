@@ -17,7 +17,7 @@ from infra.settings import ServiceSettings
 from tests.project import commit, copy_project, git, run, set_params
 from tests.services.ports import free_settings
 
-WORSE = {"train.gan.images": 64, "train.gan.generator_lr": 1e-9}
+WORSE = {"train.gan.images": 64, "train.gan.generator_optimizer.lr": 1e-9}
 """One step that learns nothing: noise."""
 
 

@@ -17,6 +17,7 @@ from components.dataset import AttributeValues, load_split
 from components.errors import InputError
 from components.settings import AugmentSettings
 from components.sheets import GAP, MARGIN
+from components.training.draws import Draws, whole_batch
 from tests.prepared import CATEGORIES, write_prepared
 
 ZEROS: dict[str, Any] = {
@@ -66,21 +67,23 @@ def conditions() -> Tensor:
 
 def drawn(seed: int = SEED) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
     """The numbers in [0, 1) that decide, per image."""
-    uniform = torch.rand(COUNT, len(DRAWS), generator=torch.Generator().manual_seed(seed)).double()
+    uniform = whole_batch(seed, COUNT).uniform("augment", len(DRAWS)).double()
     return {name: uniform[:, index].numpy() for index, name in enumerate(DRAWS)}
 
 
 def apply(images: Tensor, conditions: Tensor, seed: int = SEED, **changes: Any) -> Tensor:
-    return augment(images, conditions, torch.Generator().manual_seed(seed), settings(**changes), ATTRIBUTES)
+    return augment(images, conditions, whole_batch(seed, len(images)), settings(**changes), ATTRIBUTES)
 
 
 def test_zeros_give_the_very_same_tensor_and_draw_nothing(images: Tensor, conditions: Tensor) -> None:
-    generator = torch.Generator().manual_seed(3)
-    before = generator.get_state()
+    class Untouched(Draws):
+        def _generator(self, stream: str) -> torch.Generator:
+            raise AssertionError(stream)
+
+    draws = Untouched(3, 0, len(images), len(images), images.device)
     off = settings(flip_not={"category": ["shoe"]})
     assert is_off(off)
-    assert augment(images, conditions, generator, off, ATTRIBUTES) is images
-    assert torch.equal(generator.get_state(), before)
+    assert augment(images, conditions, draws, off, ATTRIBUTES) is images
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
@@ -100,7 +103,7 @@ def test_images_keep_shape_type_and_range(images: Tensor, conditions: Tensor, ch
     assert changed.max() <= 1
 
 
-def test_changes_are_a_function_of_the_generator_alone(images: Tensor, conditions: Tensor) -> None:
+def test_changes_are_a_function_of_the_draws_alone(images: Tensor, conditions: Tensor) -> None:
     state = torch.get_rng_state()
     one, again, other = (apply(images, conditions, seed, **ALL) for seed in (SEED, SEED, SEED + 1))
     assert torch.equal(one, again)

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 import torch
 
-from components.batches import StepBlocks, step_seed
 from components.dataset import Split, load_split
 from components.errors import InputError
+from components.training.batches import StepBlocks
+from components.training.draws import step_seed
 from tests.prepared import write_prepared
 
 FREQUENCIES = {"bag": 60, "boot": 25, "dress": 5}

@@ -21,7 +21,7 @@ from components.dataset import load_info, load_split
 from components.errors import InputError
 from components.evaluate import chosen_rows, evaluate, evaluate_model, main
 from components.files import write_json
-from components.generative import GenerativeModel
+from components.generative import GenerativeModel, Step
 from components.images import to_float
 from components.models import family_settings
 from components.pictures import pictures
@@ -113,14 +113,12 @@ class Replay(GenerativeModel):
     """Gives training images of the wanted category: as good as a generator can be."""
 
     def __init__(self, prepared: Path) -> None:
-        super().__init__()
+        super().__init__(family_settings("gan", check_params().train.families["gan"]))
         split = load_split(prepared, "train")
         self.images_NCHW = torch.from_numpy(split.images_NCHW.copy())
         self.categories_N = torch.from_numpy(split.conditions_NA[:, 0])
 
-    def optimise(
-        self, step: int, images_NCHW: Tensor, conditions_NA: Tensor, generator: torch.Generator
-    ) -> dict[str, Tensor]:
+    def optimise(self, step: Step) -> dict[str, Tensor]:
         raise NotImplementedError  # is never trained
 
     def sample(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:

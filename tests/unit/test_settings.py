@@ -67,7 +67,11 @@ def test_the_projects_own_file_is_accepted() -> None:
         ),
         ("flow.timezone", "Mars/Phobos", r"flow\.timezone: found 'Mars/Phobos'; no such time zone"),
         ("train.common.seed", 2**32, r"train\.common\.seed: found 4294967296; input should be less than"),
-        ("train.gan.betas", [5, 0.9], r"train\.gan.*\n.*betas\.0: found 5; input should be less than 1"),
+        (
+            "train.gan.generator_optimizer.beta1",
+            5,
+            r"train\.gan.*\n.*generator_optimizer\.beta1: found 5; input should be less than 1",
+        ),
         ("data.fashion_mnist.origin", "folder", r"origin is 'folder', so folder must name it; it is null"),
         ("flow.nightly_cron", 5, r"flow\.nightly_cron: found 5; input should be a valid string"),
     ],

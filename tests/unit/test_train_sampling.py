@@ -19,7 +19,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from components import train as training
-from components.batches import StepBlocks
 from components.dataset import AttributeValues, Split, load_info, load_split
 from components.errors import InputError
 from components.evaluate import evaluate
@@ -29,7 +28,10 @@ from components.models import family_settings
 from components.packaging import package
 from components.settings import AugmentSettings, FamilySettings, Settings, TrainCommonSettings
 from components.sheets import GAP, INDENT, category_attribute, labelled_grids, rows_by_category, shortened
-from components.train import TrainingFolders, sample_grid, train
+from components.train import TrainingFolders, train
+from components.training.batches import StepBlocks
+from components.training.draws import Draws
+from components.training.reporting import sample_grid
 from tests.prepared import write_prepared
 
 FAMILIES = ("gan", "vae")
@@ -42,8 +44,8 @@ SMALL = {
     "width": 8,
     "ema_half_life": 16,
     # In twenty steps the conditions shall be seen in the pixels.
-    "generator_lr": 0.02,
-    "lr": 0.02,
+    "generator_optimizer": {"lr": 0.02, "beta1": 0.0, "beta2": 0.99, "weight_decay": 0.0, "warmup": 0},
+    "optimizer": {"lr": 0.02, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "warmup": 0},
 }
 ODD = {
     "bag": 'Bags & "Cases"',
@@ -160,7 +162,7 @@ class Painter(GenerativeModel):
     """Paints the code of each condition: red is the category's, green the colour's."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(small("gan"))
         self.asked: list[Tensor] = []
 
     def sample(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
@@ -265,8 +267,8 @@ def test_augmentation_has_a_stream_of_randomness_of_its_own(family: str, tmp_pat
     """One that draws but changes nothing leaves the training as it was, to the last bit."""
     folder, drawn = write_prepared(tmp_path), []
 
-    def draw(images: Tensor, _: Tensor, generator: torch.Generator) -> Tensor:
-        drawn.append(torch.rand(4, generator=generator))
+    def draw(images: Tensor, _: Tensor, draws: Draws) -> Tensor:
+        drawn.append(draws.uniform("augment", 4)[0])
         return images
 
     plain, drawing = fit(family, folder, None), fit(family, folder, draw)
@@ -279,7 +281,7 @@ def test_augmented_images_are_what_is_trained_on(family: str, tmp_path: Path) ->
     folder = write_prepared(tmp_path)
     seen = []
 
-    def invert(images: Tensor, conditions: Tensor, _: torch.Generator) -> Tensor:
+    def invert(images: Tensor, conditions: Tensor, _: Draws) -> Tensor:
         assert images.abs().max() <= 1
         seen.append(conditions)
         return -images

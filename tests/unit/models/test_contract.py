@@ -11,13 +11,13 @@ from lightning import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from components.batches import StepBlocks
 from components.dataset import DatasetInfo, load_info, load_split
 from components.errors import InputError
 from components.generative import GenerativeModel, Reconstructs, build, load_model, save_model
 from components.images import to_float
 from components.models import available_models, family_settings
 from components.settings import FamilySettings
+from components.training.batches import StepBlocks
 from tests.prepared import CATEGORIES, write_prepared
 
 SMALL = {
@@ -157,7 +157,7 @@ def test_altered_weights_are_refused(family: str, tmp_path: Path) -> None:
 
 
 def test_unknown_key_is_named(family: str) -> None:
-    raw = small_settings(family).model_dump() | {"learning_rat": 1}
+    raw = small_settings(family).model_dump(mode="json") | {"learning_rat": 1}
     with pytest.raises(InputError, match=f"train.{family}.*\n.*learning_rat: unknown key, found 1"):
         family_settings(family, raw)
 

@@ -1,8 +1,7 @@
-"""Building blocks that more than one model family uses."""
+"""Plain convolutional stacks between an image and 4 by 4 pixels, and the embedding of conditions."""
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 BASE_SIZE = 4
 """Height and width, pixels, at which the convolutions of all families begin or end."""
@@ -64,18 +63,3 @@ def upsampling(widths: list[int], channels: int) -> nn.Sequential:
         ]
     layers += [nn.ConvTranspose2d(widths[0], channels, 4, stride=2, padding=1), nn.Tanh()]
     return nn.Sequential(*layers)
-
-
-def averaged(network: nn.Module, batch_size: int, half_life: int) -> AveragedModel:
-    """A copy of the network that follows its weights as an exponential moving average.
-
-    Batch normalisation's statistics are averaged with them, as they belong to the weights.
-
-    Args:
-        batch_size: images between two updates of the average.
-        half_life: images after which old weights count half.
-    """
-    decay = 0.5 ** (batch_size / half_life)
-    copy = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
-    copy.requires_grad_(False)
-    return copy

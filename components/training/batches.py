@@ -1,5 +1,6 @@
 """Training batches as functions of (seed, step): a training can be cut anywhere and goes on the same."""
 
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -10,28 +11,35 @@ from torch.utils.data import Dataset
 
 from components.dataset import Split
 from components.errors import InputError
+from components.images import to_float
+from components.training.draws import step_seed
 
+IMAGES_AT_ONCE = 200
 GOLDEN = (5**0.5 - 1) / 2
 
 
 class StepBlock(NamedTuple):
-    """The batches of K consecutive optimiser steps.
+    """The batches of K consecutive optimiser steps, as far as this process computes them.
 
     Attributes:
         first_step: number of the first step, from 0.
         seeds: per step, the seed of its randomness.
         images_KNCHW: uint8.
         conditions_KNA: int64.
+        first_row: place of this process's first image in the batch of all processes.
+        batch_size: images in the batch of all processes.
     """
 
     first_step: int
     seeds: list[int]
     images_KNCHW: Tensor
     conditions_KNA: Tensor
+    first_row: int
+    batch_size: int
 
 
 class StepBlocks(Dataset[StepBlock]):
-    """All blocks of a training. The images lie on the device as uint8, batches are gathered there.
+    """All blocks of a training from a step on. The images lie on the device as uint8, batches are gathered there.
 
     An epoch is as many images as there are, in an order of its own; it may end within a batch.
     The sampler `uniform` takes every image once an epoch, `balanced` takes it by its weight in the
@@ -40,8 +48,12 @@ class StepBlocks(Dataset[StepBlock]):
     Args:
         split: the images to train on.
         device: where they are kept.
-        steps: optimiser steps in all.
+        batch_size: images in a step of all processes together, a multiple of `world`.
+        steps: optimiser steps in the whole training.
         block: steps in a block, fewer in the last.
+        first_step: where a resumed training goes on, a multiple of `block`.
+        rank: number of this process, which takes its part of each batch.
+        world: number of processes.
 
     Raises:
         InputError: sampler is `balanced` and a weight in the manifest is not positive.
@@ -57,31 +69,41 @@ class StepBlocks(Dataset[StepBlock]):
         block: int,
         seed: int,
         sampler: Literal["uniform", "balanced"] = "uniform",
+        first_step: int = 0,
+        rank: int = 0,
+        world: int = 1,
     ) -> None:
+        assert first_step % block == 0
+        assert batch_size % world == 0
         self._balanced = BalancedDraws(split, seed) if sampler == "balanced" else None
         self.images_NCHW = torch.from_numpy(split.images_NCHW.copy()).to(device)
         self.conditions_NA = torch.from_numpy(split.conditions_NA).to(device)
         self.batch_size, self.steps, self.block, self.seed = batch_size, steps, block, seed
+        self.first_step, self.own_size = first_step, batch_size // world
+        self.first_row = rank * self.own_size
         self._order: tuple[int, Tensor] = (-1, torch.empty(0, dtype=torch.int64))
 
     def __len__(self) -> int:
-        return -(-self.steps // self.block)
+        return -(-(self.steps - self.first_step) // self.block)
 
     def __getitem__(self, index: int) -> StepBlock:
         if not 0 <= index < len(self):
             raise IndexError(index)
-        first = index * self.block
+        first = self.first_step + index * self.block
         count = min(self.block, self.steps - first)
-        rows = torch.cat([self._rows(first + offset) for offset in range(count)]).to(self.images_NCHW.device)
+        own = slice(self.first_row, self.first_row + self.own_size)
+        rows = torch.cat([self._rows(first + offset)[own] for offset in range(count)]).to(self.images_NCHW.device)
         return StepBlock(
             first_step=first,
             seeds=[step_seed(self.seed, first + offset) for offset in range(count)],
-            images_KNCHW=self.images_NCHW[rows].unflatten(0, (count, self.batch_size)),
-            conditions_KNA=self.conditions_NA[rows].unflatten(0, (count, self.batch_size)),
+            images_KNCHW=self.images_NCHW[rows].unflatten(0, (count, self.own_size)),
+            conditions_KNA=self.conditions_NA[rows].unflatten(0, (count, self.own_size)),
+            first_row=self.first_row,
+            batch_size=self.batch_size,
         )
 
     def _rows(self, step: int) -> Tensor:
-        """Which images the step takes, (batch_size,)."""
+        """Which images the step of all processes takes, (batch_size,)."""
         count = len(self.images_NCHW)
         position, parts, missing = step * self.batch_size, [], self.batch_size
         while missing:
@@ -100,6 +122,21 @@ class StepBlocks(Dataset[StepBlock]):
                 order = self._balanced.epoch(epoch)[order]
             self._order = (epoch, order)
         return self._order[1]
+
+
+def training_images(
+    split: Split, device: torch.device, rows: NDArray[np.int64] | None = None
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Goes through images of a split as they are: float images in [-1, 1] and conditions, chunk by chunk.
+
+    Args:
+        rows: which of them; None: all, in their order.
+    """
+    rows = np.arange(len(split)) if rows is None else rows
+    for start in range(0, len(rows), IMAGES_AT_ONCE):
+        chosen = rows[start : start + IMAGES_AT_ONCE]
+        images = torch.from_numpy(split.images_NCHW[chosen]).to(device)
+        yield to_float(images), torch.from_numpy(split.conditions_NA[chosen]).to(device)
 
 
 class BalancedDraws:
@@ -143,15 +180,3 @@ class BalancedDraws:
         points = np.arange(len(self._ends_N)) + offset
         places = np.searchsorted(self._ends_N, points, side="right")
         return torch.from_numpy(self._images_N[places.clip(max=len(places) - 1)])
-
-
-def step_seed(seed: int, step: int) -> int:
-    """Mixes seed and step into 63 bits, so that neighbouring steps have unrelated generators.
-
-    The finaliser of SplitMix64: Steele et al., 2014, doi:10.1145/2660193.2660195.
-    """
-    mask = (1 << 64) - 1
-    mixed = (seed * 0x9E3779B97F4A7C15 + (step & mask) * 0xBF58476D1CE4E5B9 + 0x94D049BB133111EB) & mask
-    mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & mask
-    return (mixed ^ (mixed >> 31)) >> 1

@@ -1,0 +1,1 @@
+"""What families with a discriminator share: losses, penalties, differentiable augmentation."""

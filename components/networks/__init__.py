@@ -1,0 +1,1 @@
+"""Networks that the model families are put together from."""

@@ -1,0 +1,1 @@
+"""How a model is trained, whatever its family: batches, randomness, schedules, checkpoints, checks on the way."""

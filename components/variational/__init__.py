@@ -1,0 +1,1 @@
+"""What families with an encoder share: likelihoods, divergences, and the density of their latents."""
