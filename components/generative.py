@@ -19,9 +19,10 @@ from components.errors import InputError
 from components.files import sha256_file, write_json, written_whole
 from components.images import to_float
 from components.models import family_settings, load_family
+from components.networks.averaging import Average
 from components.settings import FamilySettings
 from components.training.batches import StepBlock
-from components.training.draws import Draws, step_seed
+from components.training.draws import Draws, seed_layers, step_seed
 
 CARD = "model.json"
 WEIGHTS = "weights.safetensors"
@@ -54,12 +55,14 @@ class Step:
 
     Attributes:
         number: counted from 0 over the whole training.
-        images_seen: by all processes before this step, repeats counted: what schedules go by.
+        images_seen: by all processes before this step, repeats counted.
+        progress: share of the training that is done, from 0 to 1: what schedules go by.
         parts: the batch in micro-batches of equal size, whose gradients are averaged.
     """
 
     number: int
     images_seen: int
+    progress: float
     parts: tuple[MicroBatch, ...]
 
 
@@ -96,9 +99,11 @@ class GenerativeModel(LightningModule, ABC):
     Attributes:
         settings: the family's.
         augmentation: changes the training images at each step; None: they are taken as they are.
+        refitted: beginnings of names in `sampling_state` that `fit_sampling` sets, and training never does.
     """
 
     augmentation: Augmentation | None = None
+    refitted: tuple[str, ...] = ()
 
     def __init__(self, settings: FamilySettings) -> None:
         super().__init__()
@@ -140,30 +145,31 @@ class GenerativeModel(LightningModule, ABC):
         """Does the block's optimiser steps; waits for the device once, at the end."""
         scalars = [self.optimise(self._step(block, index)) for index in range(len(block.seeds))]
         done = block.first_step + len(scalars)
-        values: dict[str, list[tuple[int, float]]] = {}
-        for name in dict.fromkeys(name for row in scalars for name in row):
-            steps = [block.first_step + index for index, row in enumerate(scalars) if name in row]
-            stacked = torch.stack([row[name].float() for row in scalars if name in row])
-            values[name] = list(zip(steps, averaged_over_processes(stacked).tolist(), strict=True))
+        values: dict[str, list[tuple[int, float]]] = {name: [] for row in scalars for name in row}
+        logged = [value.float() for row in scalars for value in row.values()]
+        numbers = iter(averaged_over_processes(torch.stack(logged)).tolist() if logged else [])
+        for index, row in enumerate(scalars):
+            for name in row:
+                values[name].append((block.first_step + index, next(numbers)))
         return {"log": BlockLog(done, done * block.batch_size, values)}
 
     def _step(self, block: StepBlock, index: int) -> Step:
         """Step of a block, its images augmented, in micro-batches."""
-        number, seed, device = block.first_step + index, block.seeds[index], block.images_KNCHW.device
-        own = len(block.images_KNCHW[index])
-        # For layers that draw by themselves, as dropout does.
-        torch.manual_seed(step_seed(seed, block.first_row))
+        number, seed, images_NCHW = block.first_step + index, block.seeds[index], block.images_NCHW(index)
+        own, device = len(images_NCHW), images_NCHW.device
+        seed_layers(step_seed(seed, block.first_row), device)
         size = own // self.settings.accumulate
         parts = []
         for start in range(0, own, size):
             rows = slice(start, start + size)
             first = block.first_row + start
             draws = Draws(seed, first, first + size, block.batch_size, device)
-            images, conditions = to_float(block.images_KNCHW[index, rows]), block.conditions_KNA[index, rows]
+            images, conditions = to_float(images_NCHW[rows]), block.conditions_KNA[index, rows]
             if self.augmentation is not None:
                 images = self.augmentation(images, conditions, draws)
             parts.append(MicroBatch(images, conditions, draws))
-        return Step(number, number * block.batch_size, tuple(parts))
+        seen = number * block.batch_size
+        return Step(number, seen, min(1.0, seen / self.settings.images), tuple(parts))
 
     def fit_sampling(self, images: Callable[[], Encoded]) -> None:
         """Settles what `sample` needs beside trained weights, as the density of a VAE's latents.
@@ -194,6 +200,13 @@ class GenerativeModel(LightningModule, ABC):
     @abstractmethod
     def load_sampling_state(self, state: dict[str, Tensor]) -> None:
         """Takes what `sampling_state` gave."""
+
+    def start_from(self, state: dict[str, Tensor]) -> None:
+        """Takes what `sampling_state` gave as the start of a training: also into the networks that averages follow."""
+        self.load_sampling_state(state)
+        for module in self.modules():
+            if isinstance(module, Average):
+                module.give_back()
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
@@ -299,17 +312,30 @@ def load_model(folder: Path) -> GenerativeModel:
         InputError: the weights' bytes are not those that were saved, or do not fit the model.
     """
     card = load_card(folder)
+    weights = load_weights(folder, card)
+    settings = family_settings(card.family, card.settings, where=str(folder / CARD))
+    cardinalities = tuple(len(values) for values in card.attributes.values())
+    model: GenerativeModel = load_family(card.family).build(settings, card.image_shape, cardinalities)
+    try:
+        model.load_sampling_state(weights)
+    except RuntimeError as error:
+        raise InputError(f"{folder / WEIGHTS}: does not fit this code's '{card.family}': {error}") from None
+    return model.eval()
+
+
+def load_weights(folder: Path, card: ModelCard) -> dict[str, Tensor]:
+    """The sampling state that was saved, on the CPU.
+
+    Raises:
+        InputError: its bytes are not those that were saved, or no weights.
+    """
     path = folder / WEIGHTS
     found = sha256_file(path) if path.exists() else "no such file"
     if found != card.weights_sha256:
         raise InputError(
             f"{path}: SHA-256 is {found}, {CARD} says {card.weights_sha256}; run `dvc checkout` or train again"
         )
-    settings = family_settings(card.family, card.settings, where=str(folder / CARD))
-    cardinalities = tuple(len(values) for values in card.attributes.values())
-    model: GenerativeModel = load_family(card.family).build(settings, card.image_shape, cardinalities)
     try:
-        model.load_sampling_state(load_file(path))
-    except (SafetensorError, RuntimeError) as error:
-        raise InputError(f"{path}: does not fit this code's '{card.family}': {error}") from None
-    return model.eval()
+        return load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path}: cannot be read: {error}; run `dvc checkout` or train again") from None

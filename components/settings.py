@@ -6,6 +6,7 @@ checked by `components.models.family_settings`, so that this module needs no tor
 """
 
 import json
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -276,7 +277,7 @@ class Cosine(Section):
 
     start: float = Field(ge=0)
     end: float = Field(ge=0)
-    images: int = Field(ge=1, description="images seen when `end` is reached")
+    share: float = Field(gt=0, le=1, description="of the training, after which `end` is reached")
 
 
 Scheduled = Annotated[float, Field(ge=0)] | Cosine
@@ -292,6 +293,13 @@ class OptimizerSettings(Section):
     weight_decay: float = Field(ge=0)
     warmup: int = Field(ge=0, description="images over which the learning rate rises from 0 to what lr says")
 
+    @field_validator("beta2")
+    @classmethod
+    def _is_below_one(cls, value: Scheduled) -> Scheduled:
+        if max((value.start, value.end) if isinstance(value, Cosine) else (value,)) >= 1:
+            raise ValueError("a decay rate must be below 1")
+        return value
+
 
 class InitFrom(Section):
     """Trained weights to start from, instead of random ones."""
@@ -302,6 +310,13 @@ class InitFrom(Section):
         "or of a checkpoint",
     )
     allow: list[str] = Field(description="beginnings of names of weights that may be missing or of another shape")
+
+    @field_validator("source")
+    @classmethod
+    def _names_a_version(cls, value: str) -> str:
+        if value.startswith("models:/") and not re.fullmatch(r"models:/[^/@]+(/[0-9]+|@[^/@]+)", value):
+            raise ValueError("a registered version is given as models:/NAME/VERSION or models:/NAME@ALIAS")
+        return value
 
 
 class FamilySettings(Section):
@@ -316,10 +331,14 @@ class FamilySettings(Section):
 
 
 class TrainSettings(Section):
-    """`common`, and one entry per model family whose content the family's own file defines."""
+    """`common`, and one entry per model family whose content the family's own file defines.
+
+    An entry that `models` does not name waits there, checked like the others.
+    """
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False)
 
+    models: list[str] = Field(min_length=1, description="the entries below that are trained, measured and gated")
     common: TrainCommonSettings
 
     @property

@@ -19,6 +19,18 @@ def step_seed(seed: int, step: int) -> int:
     return (mixed ^ (mixed >> 31)) >> 1
 
 
+def seed_layers(seed: int, device: torch.device) -> None:
+    """Seeds what layers draw from by themselves, as dropout does.
+
+    Not with torch.manual_seed: it keeps a call stack for each kind of device that is not there,
+    at each call, which takes longer than a small network's layer.
+    """
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(seed)
+
+
 @dataclass(frozen=True)
 class Draws:
     """Random numbers for some rows of a step's batch.
