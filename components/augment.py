@@ -86,11 +86,11 @@ def augment(
     if settings.translate or settings.scale or settings.rotate or settings.crop:
         images = _move(images, settings, drawn)
     if settings.brightness or settings.contrast or settings.saturation:
-        images = _recolor(images, settings, drawn)
+        images = recolor(images, settings, drawn)
     if settings.noise:
         images = images + settings.noise * draws.normal("augment noise", *images.shape[1:])
     if settings.cutout:
-        images = _cut_out(images, settings.cutout, drawn)
+        images = cut_out(images, settings.cutout, drawn)
     return images.clamp(-1.0, 1.0)
 
 
@@ -112,15 +112,15 @@ def _move(images_NCHW: Tensor, settings: AugmentSettings, drawn: dict[str, Tenso
     frame: the crop's window first, then shift, rotation and scale undone.
     """
     size = images_NCHW.shape[-1]
-    zoom = 1.0 / (1.0 + settings.scale * _either_way(drawn["scale"]))
-    angle = math.radians(settings.rotate) * _either_way(drawn["rotate"])
+    zoom = 1.0 / (1.0 + settings.scale * either_way(drawn["scale"]))
+    angle = math.radians(settings.rotate) * either_way(drawn["rotate"])
     window = 1.0 - settings.crop * drawn["crop"]
     # By whole pixels: a shift alone then blurs nothing.
     shift_x, shift_y = (
-        (settings.translate * size * _either_way(drawn[name])).round() * (2.0 / size) for name in ("shift_x", "shift_y")
+        (settings.translate * size * either_way(drawn[name])).round() * (2.0 / size) for name in ("shift_x", "shift_y")
     )
-    center_x = (1.0 - window) * _either_way(drawn["crop_x"]) - shift_x
-    center_y = (1.0 - window) * _either_way(drawn["crop_y"]) - shift_y
+    center_x = (1.0 - window) * either_way(drawn["crop_x"]) - shift_x
+    center_y = (1.0 - window) * either_way(drawn["crop_y"]) - shift_y
     cos, sin = zoom * angle.cos(), zoom * angle.sin()
     centers = (2.0 * torch.arange(size, device=images_NCHW.device) + 1.0) / size - 1.0
     along_N1S = window[:, None, None] * centers
@@ -132,17 +132,17 @@ def _move(images_NCHW: Tensor, settings: AugmentSettings, drawn: dict[str, Tenso
     return grid_sample(images_NCHW, sources_NHW2, mode="bilinear", padding_mode="border", align_corners=False)
 
 
-def _recolor(images_NCHW: Tensor, settings: AugmentSettings, drawn: dict[str, Tensor]) -> Tensor:
+def recolor(images_NCHW: Tensor, settings: AugmentSettings, drawn: dict[str, Tensor]) -> Tensor:
     """Saturation about each pixel's grey, contrast about the image's mean, brightness added.
 
     All are linear, so the image itself is gone through once:
     contrast * (saturation * image + (1 - saturation) * grey) + (1 - contrast) * mean + brightness.
     """
     saturation, contrast = (
-        1.0 + share * _either_way(drawn[name])[:, None, None, None]
+        1.0 + share * either_way(drawn[name])[:, None, None, None]
         for name, share in (("saturation", settings.saturation), ("contrast", settings.contrast))
     )
-    brightness = settings.brightness * _either_way(drawn["brightness"])[:, None, None, None]
+    brightness = settings.brightness * either_way(drawn["brightness"])[:, None, None, None]
     grey = _grey(images_NCHW)
     means = [values.mean(dim=(1, 2, 3), keepdim=True) for values in (grey, images_NCHW)]
     mean = torch.lerp(means[0], means[1], saturation)
@@ -158,7 +158,7 @@ def _grey(images_NCHW: Tensor) -> Tensor:
     return red + green + blue
 
 
-def _cut_out(images_NCHW: Tensor, share: float, drawn: dict[str, Tensor]) -> Tensor:
+def cut_out(images_NCHW: Tensor, share: float, drawn: dict[str, Tensor]) -> Tensor:
     """Paints a square in mid-grey; its centre is anywhere in the image, so that it may reach out of it.
 
     DeVries and Taylor, 2017, arXiv:1708.04552.
@@ -174,7 +174,7 @@ def _cut_out(images_NCHW: Tensor, share: float, drawn: dict[str, Tensor]) -> Ten
     return images_NCHW.masked_fill((rows_NH[:, :, None] & columns_NW[:, None, :])[:, None], 0.0)
 
 
-def _either_way(uniform: Tensor) -> Tensor:
+def either_way(uniform: Tensor) -> Tensor:
     """[0, 1) to [-1, 1)."""
     return 2.0 * uniform - 1.0
 
