@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 import torch
-import yaml
 from lightning import Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -16,25 +15,9 @@ from components.errors import InputError
 from components.generative import GenerativeModel, Reconstructs, build, load_model, save_model
 from components.images import to_float
 from components.models import available_models, family_settings
-from components.settings import FamilySettings
 from components.training.batches import StepBlocks
 from tests.prepared import CATEGORIES, write_prepared
-
-SMALL = {
-    "batch_size": 8,
-    "images": 64,
-    "latent_dim": 8,
-    "generator_width": 8,
-    "discriminator_width": 8,
-    "width": 8,
-    "ema_half_life": 16,
-}
-
-
-def small_settings(family: str) -> FamilySettings:
-    """The family's settings of params.yaml, with tiny networks."""
-    raw: dict[str, Any] = yaml.safe_load(Path("params.yaml").read_text())["train"][family]
-    return family_settings(family, raw | {key: value for key, value in SMALL.items() if key in raw})
+from tests.small import small_settings
 
 
 @pytest.fixture(params=available_models())
