@@ -59,7 +59,8 @@ def frechet_distance(real_ND: Tensor, fake_ND: Tensor) -> float:
         real_ND: features (N, D).
         fake_ND: features (M, D).
     """
-    metric = FrechetInceptionDistance(_Precomputed(real_ND.shape[1]))
+    # In a training of several processes one of them measures: it must not wait for features of the others.
+    metric = FrechetInceptionDistance(_Precomputed(real_ND.shape[1]), sync_on_compute=False)
     metric.update(real_ND.double(), real=True)
     metric.update(fake_ND.double(), real=False)
     return float(metric.compute())

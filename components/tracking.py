@@ -7,6 +7,7 @@ service running) they go to a SQLite file in the project, which `mlflow ui` show
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,14 +15,16 @@ from pathlib import Path
 import httpx
 import mlflow
 from filelock import FileLock
+from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
 from components.errors import InputError
-from components.files import write_json
 
 EXPERIMENT = "vitrine"
 LOCAL_STORE = Path(".vitrine/tracking")
+RESUMED = "vitrine.resumed"
+"""Tag of a training's run: how often it was gone on with."""
 
 
 def connect() -> None:
@@ -79,12 +82,59 @@ def _ensure_experiment(artifact_location: str | None) -> None:
 
 
 @contextmanager
-def new_run(name: str, run_file: Path, tags: dict[str, str]) -> Iterator[mlflow.ActiveRun]:
-    """Starts a run that also records the machine's load, and leaves its id in `run_file`."""
+def training_run(name: str, tags: dict[str, str], run_id: str | None = None) -> Iterator[mlflow.ActiveRun]:
+    """A training's run, which also records the machine's load.
+
+    The run ends as FINISHED, as FAILED where the block raises, and as KILLED where the process is asked to end.
+
+    Args:
+        run_id: of a training that goes on: its run does too, and says in `vitrine.resumed` how often it has.
+            A store that does not know this run gets a new one.
+    """
     connect()
-    with mlflow.start_run(run_name=name, tags=tags, log_system_metrics=True) as run:
-        write_json(run_file, {"run_id": run.info.run_id, "experiment_id": run.info.experiment_id})
-        yield run
+    with mlflow.start_run(
+        run_id=None if run_id is None or not _is_known(run_id) else run_id,
+        run_name=name,
+        tags=tags,
+        log_system_metrics=True,
+    ) as run:
+        if run.info.run_id == run_id:
+            mlflow.set_tag(RESUMED, str(int(run.data.tags.get(RESUMED, "0")) + 1))
+        elif run_id is not None:
+            print(
+                f"this MLflow store does not know run {run_id}: the training goes on in {run.info.run_id}", flush=True
+            )
+            mlflow.set_tag("vitrine.recorded_as", run_id)
+        try:
+            yield run
+        except (KeyboardInterrupt, SystemExit):
+            mlflow.end_run("KILLED")
+            raise
+
+
+def _is_known(run_id: str) -> bool:
+    """Whether this store has the run, and it is not deleted."""
+    try:
+        return bool(mlflow.MlflowClient().get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        return False
+
+
+def logged_steps(run_id: str, beginning: str) -> dict[str, int]:
+    """The last step at which the run has each of its metrics whose names begin so."""
+    client = mlflow.MlflowClient()
+    names = [name for name in client.get_run(run_id).data.metrics if name.startswith(beginning)]
+    return {name: max(point.step for point in client.get_metric_history(run_id, name)) for name in names}
+
+
+def logged_image_steps(run_id: str, key: str) -> set[int]:
+    """Steps at which the run has an image of `mlflow.log_image`; MLflow keeps them in the files' names alone."""
+    files = mlflow.MlflowClient().list_artifacts(run_id, "images")
+    # The smaller copy, which the pages show, is written last.
+    found = (re.match(rf"images/{re.escape(key)}[+%]step[+%](\d+)[+%].*compressed", file.path) for file in files)
+    return {int(match.group(1)) for match in found if match}
 
 
 @contextmanager

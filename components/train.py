@@ -1,33 +1,49 @@
-"""Trains one model family on the prepared images and records the run."""
+"""Trains one model family on the prepared images and records the run; goes on where a killed training was."""
 
-import json
 import logging
+import signal
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import mlflow
-import mlflow.data
-import pandas as pd
-import torch
-from lightning import Trainer, seed_everything
-from torch.utils.data import DataLoader
+from lightning import Callback, Trainer, seed_everything
 
 from components import generative, tracking
 from components.augment import augment, check_augment, is_off
 from components.check import check_params
 from components.dataset import DatasetInfo, Split, load_info, load_split
 from components.errors import InputError
-from components.files import write_json, written_whole
+from components.files import write_json
+from components.generative import GenerativeModel
 from components.models import available_models, family_settings
 from components.packaging import check_servable
 from components.settings import FamilySettings, TrainCommonSettings
 from components.stage import explained_errors, stage_parser
-from components.training.batches import StepBlocks, training_images
-from components.training.reporting import ProgressLines, Recorder, SampleGrids, log_last_grid, sample_grid
+from components.training.acceleration import accelerate
+from components.training.batches import training_images
+from components.training.checkpoints import State
+from components.training.fitting import Blocks, check_batch, choose_precision, end_at_once, fit, make_trainer
+from components.training.identity import fingerprint
+from components.training.quality import Best, QualityChecks
+from components.training.recording import log_inputs, write_history
+from components.training.reporting import (
+    GRIDS,
+    METRICS,
+    ProgressLines,
+    Recorder,
+    SampleGrids,
+    log_last_grid,
+    sample_grid,
+)
+from components.training.saving import Checkpoints
+from components.training.shelf import Shelf
+from components.training.store import store_from_environment
+from components.training.transfer import initialise
+from components.training.watchdogs import Watchdogs
 
 
 @dataclass(frozen=True)
@@ -43,118 +59,155 @@ class TrainingFolders:
     reports: Path
 
 
-def choose_precision(common: TrainCommonSettings) -> Literal["bf16-mixed", "32-true"]:
-    """bf16 where the processor computes in it: elsewhere it is emulated, and slower than float32."""
-    if common.precision != "auto":
-        return common.precision
-    if common.accelerator != "cpu" and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
-    able = torch.cpu.get_capabilities()
-    return "bf16-mixed" if able.get("avx512_bf16") or able.get("amx_bf16") else "32-true"
+@dataclass(frozen=True)
+class Training:
+    """What is trained, and by what.
+
+    Attributes:
+        prepared_dir: the dataset.
+        split: the images to train on.
+        steps: optimiser steps in the whole training.
+    """
+
+    family: str
+    settings: FamilySettings
+    common: TrainCommonSettings
+    prepared_dir: Path
+    info: DatasetInfo
+    split: Split
+    steps: int
+    model: GenerativeModel
+    trainer: Trainer
 
 
 def train(
     family: str, settings: FamilySettings, common: TrainCommonSettings, prepared_dir: Path, folders: TrainingFolders
 ) -> dict[str, Any]:
-    """Trains from scratch, inside an MLflow run of its own.
+    """Trains inside an MLflow run: from the start, or from the last checkpoint of a training that did not end.
 
     Returns:
-        What training.json holds: steps, images, parameters, precision, last losses.
+        What training.json holds: steps, images, parameters, precision, last losses. Nothing in a process
+        that is not the first of several.
 
     Raises:
-        InputError: the data or the tracking server cannot be used.
+        InputError: data, settings or tracking server cannot be used, or a watchdog has ended the training.
     """
     info, split = load_info(prepared_dir), load_split(prepared_dir, "train")
     check_augment(common.augment, info.attributes)
     check_servable(info.attributes)
+    check_batch(family, settings, common)
+    steps = max(1, settings.images // settings.batch_size)
+    trainer = make_trainer(common)
     seed_everything(common.seed, verbose=False)
     model = generative.build(family, settings, info)
     if not is_off(common.augment):
         model.augmentation = partial(augment, settings=common.augment, attributes=info.attributes)
-    steps = max(1, settings.images // settings.batch_size)
-    tags = {"vitrine.family": family, "vitrine.dataset": info.digest, "vitrine.seed": str(common.seed)}
-    folders.reports.mkdir(parents=True, exist_ok=True)
-    with tracking.new_run(f"{family}-{info.digest[:8]}", folders.reports / "run.json", tags):
-        precision = choose_precision(common)
-        _log_inputs(family, settings, common, precision, info, split)
-        recorder = Recorder()
-        trainer = Trainer(
-            max_epochs=1,
-            accelerator=common.accelerator,
-            devices=1,
-            precision=precision,
-            logger=False,
-            callbacks=[
-                ProgressLines(family, steps, settings.batch_size),
-                recorder,
-                SampleGrids(split, common, steps),
-            ],
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
-        blocks = StepBlocks(
-            split,
-            trainer.strategy.root_device,
-            batch_size=settings.batch_size,
-            steps=steps,
-            block=common.log_every,
-            seed=common.seed,
-            sampler=common.sampler,
-        )
-        trainer.fit(model, DataLoader(blocks, batch_size=None))
-        model.fit_sampling(partial(training_images, split, model.device))
-        picture = sample_grid(model, split, common.grid_columns, common.seed)
-        log_last_grid(picture, folders.reports / "samples.png", steps)
-        generative.save_model(model, family, settings, info, folders.weights)
-        mlflow.log_artifacts(str(folders.weights), "model")
-        report = {
-            "steps": steps,
-            "images": steps * settings.batch_size,
-            "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-            "precision": precision,
-            **_write_history(recorder.rows, folders.reports / "training.csv"),
+    training = Training(family, settings, common, prepared_dir, info, split, steps, model, trainer)
+    if trainer.is_global_zero:
+        return _lead(training, folders)
+    try:
+        _fit(training, Recorder(), [], Checkpoints(None, None, common.checkpoint.every, steps, info))
+    except InputError:
+        # The first process tells of it, and would be killed if this one failed.
+        return {}
+    return {}
+
+
+def _lead(training: Training, folders: TrainingFolders) -> dict[str, Any]:
+    """Trains as the process that logs and writes."""
+    family, common, info = training.family, training.common, training.info
+    identity = fingerprint(family, training.settings, common, choose_precision(common), info.digest)
+    shelf = Shelf(family, identity, common.checkpoint.keep, store_from_environment())
+    with shelf.opened():
+        state = shelf.latest()
+        tags = {
+            "vitrine.family": family,
+            "vitrine.dataset": info.digest,
+            "vitrine.seed": str(common.seed),
+            "vitrine.fingerprint": identity,
         }
-        write_json(folders.reports / "training.json", report)
+        if state is None and training.settings.init_from is not None:
+            tags |= initialise(training.model, training.settings.init_from, family, info)
+        with tracking.training_run(f"{family}-{info.digest[:8]}", tags, shelf.attempt.run_id) as run:
+            shelf.note_run(run.info.run_id)
+            run_file = {"run_id": run.info.run_id, "experiment_id": run.info.experiment_id}
+            write_json(folders.reports / "run.json", run_file)
+            report = _recorded(training, shelf, state, run, folders)
+        # After the run's end: a training killed in between is ended once more, in the same run.
+        shelf.finish()
     return report
 
 
-def _log_inputs(
-    family: str,
-    settings: FamilySettings,
-    common: TrainCommonSettings,
-    precision: str,
-    info: DatasetInfo,
-    split: Split,
-) -> None:
-    """Parameters under the names they have in params.yaml, and which data the run has read."""
-    mlflow.log_params(_flat(settings.model_dump(), family))
-    mlflow.log_params(_flat(common.model_dump(), "common"))
-    mlflow.log_params({"precision": precision, "torch": torch.__version__})
-    columns = split.manifest[["id", *info.attributes, "weight"]]
-    # MLflow keeps 36 characters of a digest.
-    mlflow.log_input(
-        mlflow.data.from_pandas(columns, name="prepared", digest=info.digest[:36]),  # type: ignore[attr-defined]
-        context="train",
-        tags={"counts": json.dumps(info.counts)},
-    )
+def _recorded(
+    training: Training, shelf: Shelf, state: State | None, run: mlflow.ActiveRun, folders: TrainingFolders
+) -> dict[str, Any]:
+    """Trains and leaves the outputs, inside an MLflow run."""
+    family, common, steps, split = training.family, training.common, training.steps, training.split
+    log_inputs(run, family, training.settings, common, training.info, split)
+    recorder = Recorder(tracking.logged_steps(run.info.run_id, METRICS))
+    drawn = tracking.logged_image_steps(run.info.run_id, GRIDS)
+    first_step = 0 if state is None else state["step"]
+    if state is not None:
+        print(f"{family}: goes on after step {first_step} of {steps}", flush=True)
+    callbacks = [
+        ProgressLines(family, steps, training.settings.batch_size, first_step),
+        SampleGrids(split, common, steps, drawn),
+    ]
+    checkpoints = Checkpoints(shelf, state, common.checkpoint.every, steps, training.info)
+    try:
+        best = _fit(training, recorder, callbacks, checkpoints)
+    except InputError as error:
+        if (path := shelf.newest_path()) is None:
+            raise
+        raise type(error)(f"{error}\nthe last checkpoint, of before, is {path}") from None
+    model = training.model
+    model.fit_sampling(partial(training_images, split, model.device))
+    picture = sample_grid(model, split, common.grid_columns, common.seed)
+    log_last_grid(picture, folders.reports / "samples.png", steps, drawn)
+    generative.save_model(model, family, training.settings, training.info, folders.weights)
+    mlflow.log_artifacts(str(folders.weights), "model")
+    done = int(recorder.rows[-1]["step"])
+    report = {
+        "steps": done,
+        "images": done * training.settings.batch_size,
+        **({} if best is None else {"best_step": best.step}),
+        "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
+        "precision": choose_precision(common),
+        **write_history(recorder.rows, folders.reports / "training.csv"),
+    }
+    write_json(folders.reports / "training.json", report)
+    return report
 
 
-def _flat(settings: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-    """Settings by their names with dots."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}.{name}") if isinstance(value, Mapping) else {f"{prefix}.{name}": value}
-    return flat
+def _fit(training: Training, recorder: Recorder, others: list[Callback], checkpoints: Checkpoints) -> Best | None:
+    """Trains the model; the best weights of the quality checks are in it then, or the last.
 
+    Args:
+        others: callbacks of the first process alone.
 
-def _write_history(rows: list[dict[str, float]], training_csv: Path) -> dict[str, float]:
-    """Leaves the metrics by step for `dvc plots`; returns the last value of each."""
-    history = pd.DataFrame(rows)
-    with written_whole(training_csv) as temporary:
-        history.to_csv(temporary, index=False)
-    last = history.ffill().iloc[-1]
-    return {str(name): float(value) for name, value in last.items() if name != "step"}
+    Returns:
+        Which weights those are; None where samples were not judged.
+    """
+    common, trainer, quality = training.common, training.trainer, None
+    if common.quality is not None:
+        val = load_split(training.prepared_dir, "val")
+        quality = QualityChecks(
+            common.quality,
+            training.info,
+            training.split,
+            val,
+            steps=training.steps,
+            seed=common.seed,
+            recorder=recorder,
+        )
+    judges = [] if quality is None else [quality]
+    # The order matters: nothing is recorded of a broken state, and a checkpoint holds what all have made of a block.
+    watchdogs = Watchdogs(common.watchdogs, training.family, recorder)
+    trainer.callbacks += [watchdogs, recorder, *judges, *others, checkpoints]  # type: ignore[attr-defined]
+    accelerate(training.model, common, trainer.strategy.root_device)
+    blocks = Blocks(training.split, training.settings, common, checkpoints, training.steps)
+    fit(trainer, training.model, blocks)
+    return None if quality is None else quality.finish(training.model)
 
 
 def _quiet_lightning() -> None:
@@ -175,6 +228,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--reports", type=Path, required=True)
     args = parser.parse_args(argv)
     _quiet_lightning()
+    # Also before and after the steps: MLflow is to know that the run was killed.
+    signal.signal(signal.SIGTERM, end_at_once)
     with explained_errors():
         settings = check_params(args.params)
         if args.model not in settings.train.families:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from infra.credentials import load_credentials
-from infra.settings import HOST, MARKER, PROJECT_ROOT, REGION, ServiceSettings
+from infra.settings import DVC_BUCKET, HOST, MARKER, PROJECT_ROOT, REGION, ServiceSettings
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -51,6 +51,8 @@ def client_environment(settings: ServiceSettings) -> dict[str, str]:
         "PATH": _path(),
         "PREFECT_API_URL": settings.prefect_api_url,
         "PREFECT_HOME": str(settings.state_dir / "prefect"),
+        # Where a training on any machine finds the checkpoints of a killed one.
+        "VITRINE_CHECKPOINTS": f"s3://{DVC_BUCKET}/checkpoints",
     }
 
 

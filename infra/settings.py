@@ -33,8 +33,8 @@ REGION = "us-east-1"
 
 WORK_POOLS = ("cpu", "gpu")
 
-OTHERS = ("VITRINE_CACHE", "VITRINE_CLOTHING", "VITRINE_FASHION_MNIST")
-"""Variables of other parts of the project: folders of downloads and of data sets."""
+OTHERS = ("VITRINE_CACHE", "VITRINE_CHECKPOINTS", "VITRINE_CLOTHING", "VITRINE_FASHION_MNIST")
+"""Variables of other parts of the project: folders of downloads and of data sets, the place of checkpoints."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 

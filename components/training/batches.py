@@ -13,6 +13,7 @@ from components.dataset import Split
 from components.errors import InputError
 from components.images import to_float
 from components.training.draws import step_seed
+from components.training.images import ImagesOnDevice, ImagesOnDisk, TrainingImages, fit_on_device, gathered
 
 IMAGES_AT_ONCE = 200
 GOLDEN = (5**0.5 - 1) / 2
@@ -21,25 +22,32 @@ GOLDEN = (5**0.5 - 1) / 2
 class StepBlock(NamedTuple):
     """The batches of K consecutive optimiser steps, as far as this process computes them.
 
+    It holds no images: those of a step are gathered when it is the step's turn, so that a block takes
+    no more memory than a batch, however many steps it has.
+
     Attributes:
         first_step: number of the first step, from 0.
         seeds: per step, the seed of its randomness.
-        images_KNCHW: uint8.
-        conditions_KNA: int64.
+        images: gives those of a step; see `images_NCHW`.
+        conditions_KNA: int64, on the device.
         first_row: place of this process's first image in the batch of all processes.
         batch_size: images in the batch of all processes.
     """
 
     first_step: int
     seeds: list[int]
-    images_KNCHW: Tensor
+    images: TrainingImages
     conditions_KNA: Tensor
     first_row: int
     batch_size: int
 
+    def images_NCHW(self, index: int) -> Tensor:
+        """This process's images of the block's step, uint8, on the device."""
+        return self.images.at(self.first_step + index)
+
 
 class StepBlocks(Dataset[StepBlock]):
-    """All blocks of a training from a step on. The images lie on the device as uint8, batches are gathered there.
+    """All blocks of a training from a step on.
 
     An epoch is as many images as there are, in an order of its own; it may end within a batch.
     The sampler `uniform` takes every image once an epoch, `balanced` takes it by its weight in the
@@ -47,13 +55,14 @@ class StepBlocks(Dataset[StepBlock]):
 
     Args:
         split: the images to train on.
-        device: where they are kept.
+        device: where the training computes.
         batch_size: images in a step of all processes together, a multiple of `world`.
         steps: optimiser steps in the whole training.
         block: steps in a block, fewer in the last.
         first_step: where a resumed training goes on, a multiple of `block`.
         rank: number of this process, which takes its part of each batch.
         world: number of processes.
+        keep: where the images are kept; `auto`: on the device if they fit. The batches are the same.
 
     Raises:
         InputError: sampler is `balanced` and a weight in the manifest is not positive.
@@ -72,11 +81,18 @@ class StepBlocks(Dataset[StepBlock]):
         first_step: int = 0,
         rank: int = 0,
         world: int = 1,
+        keep: Literal["auto", "device", "disk"] = "auto",
     ) -> None:
         assert first_step % block == 0
         assert batch_size % world == 0
         self._balanced = BalancedDraws(split, seed) if sampler == "balanced" else None
-        self.images_NCHW = torch.from_numpy(split.images_NCHW.copy()).to(device)
+        on_device = keep == "device" or (keep == "auto" and fit_on_device(split, device, world))
+        self.images: TrainingImages = (
+            ImagesOnDevice(split, device, self._own_rows)
+            if on_device
+            else ImagesOnDisk(split, device, self._own_rows, steps)
+        )
+        self.count = len(split)
         self.conditions_NA = torch.from_numpy(split.conditions_NA).to(device)
         self.batch_size, self.steps, self.block, self.seed = batch_size, steps, block, seed
         self.first_step, self.own_size = first_step, batch_size // world
@@ -90,24 +106,26 @@ class StepBlocks(Dataset[StepBlock]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         first = self.first_step + index * self.block
-        count = min(self.block, self.steps - first)
-        own = slice(self.first_row, self.first_row + self.own_size)
-        rows = torch.cat([self._rows(first + offset)[own] for offset in range(count)]).to(self.images_NCHW.device)
+        numbers = range(first, min(first + self.block, self.steps))
+        rows_KN = torch.stack([self._own_rows(step) for step in numbers]).to(self.conditions_NA.device)
         return StepBlock(
             first_step=first,
-            seeds=[step_seed(self.seed, first + offset) for offset in range(count)],
-            images_KNCHW=self.images_NCHW[rows].unflatten(0, (count, self.own_size)),
-            conditions_KNA=self.conditions_NA[rows].unflatten(0, (count, self.own_size)),
+            seeds=[step_seed(self.seed, step) for step in numbers],
+            images=self.images,
+            conditions_KNA=self.conditions_NA[rows_KN],
             first_row=self.first_row,
             batch_size=self.batch_size,
         )
 
+    def _own_rows(self, step: int) -> Tensor:
+        """Which images this process takes in a step, (own_size,)."""
+        return self._rows(step)[self.first_row : self.first_row + self.own_size]
+
     def _rows(self, step: int) -> Tensor:
         """Which images the step of all processes takes, (batch_size,)."""
-        count = len(self.images_NCHW)
         position, parts, missing = step * self.batch_size, [], self.batch_size
         while missing:
-            epoch, start = divmod(position, count)
+            epoch, start = divmod(position, self.count)
             parts.append(self._epoch_order(epoch)[start : start + missing])
             position += len(parts[-1])
             missing -= len(parts[-1])
@@ -117,7 +135,7 @@ class StepBlocks(Dataset[StepBlock]):
         if self._order[0] != epoch:
             # Negative, so that no epoch shares its seed with a step.
             generator = torch.Generator().manual_seed(step_seed(self.seed, -1 - epoch))
-            order = torch.randperm(len(self.images_NCHW), generator=generator)
+            order = torch.randperm(self.count, generator=generator)
             if self._balanced is not None:
                 order = self._balanced.epoch(epoch)[order]
             self._order = (epoch, order)
@@ -135,7 +153,7 @@ def training_images(
     rows = np.arange(len(split)) if rows is None else rows
     for start in range(0, len(rows), IMAGES_AT_ONCE):
         chosen = rows[start : start + IMAGES_AT_ONCE]
-        images = torch.from_numpy(split.images_NCHW[chosen]).to(device)
+        images = torch.from_numpy(gathered(split, chosen)).to(device)
         yield to_float(images), torch.from_numpy(split.conditions_NA[chosen]).to(device)
 
 

@@ -1,7 +1,7 @@
 """What a training tells while it runs: lines for the log, metrics by step, grids of samples."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,10 @@ from components.sheets import labelled_grids, rows_by_category
 
 PROGRESS_SECONDS = 10
 MAX_GRID_ROWS = 32
+METRICS = "train/"
+"""Beginning of the names of a training's metrics in MLflow."""
+GRIDS = "samples"
+"""Key of a training's grids among MLflow's images."""
 
 
 class ProgressLines(Callback):
@@ -50,25 +54,28 @@ class Recorder(Callback):
     """Metrics by step: to MLflow as they come, and kept for training.csv.
 
     Args:
-        logged_up_to: steps that the MLflow run holds already, when a training goes on: they are not sent again.
+        logged: per metric's name in MLflow the last step that the run has, when a training goes on: what was
+            logged before it was killed is not sent again.
 
     Attributes:
         rows: one per step at which something was recorded, `step` among its keys.
     """
 
-    def __init__(self, logged_up_to: int = 0) -> None:
+    def __init__(self, logged: Mapping[str, int] | None = None) -> None:
         self.rows: list[dict[str, float]] = []
-        self.logged_up_to = logged_up_to
+        self.logged = logged or {}
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Records values at a step, in the order of steps."""
         if not self.rows or self.rows[-1]["step"] != step:
             self.rows.append({"step": step})
         self.rows[-1] |= values
-        if step > self.logged_up_to and (run := mlflow.active_run()) is not None:
+        if (run := mlflow.active_run()) is not None:
             now = int(time.time() * 1000)
-            metrics = [Metric(f"train/{name}", value, now, step) for name, value in values.items()]
-            mlflow.MlflowClient().log_batch(run.info.run_id, metrics=metrics)
+            metrics = [Metric(f"{METRICS}{name}", value, now, step) for name, value in values.items()]
+            metrics = [metric for metric in metrics if step > self.logged.get(metric.key, -1)]
+            if metrics:
+                mlflow.MlflowClient().log_batch(run.info.run_id, metrics=metrics)
 
     def on_train_batch_end(self, _trainer: Trainer, _module: LightningModule, outputs: Any, *_: Any) -> None:
         log: BlockLog = outputs["log"]
@@ -82,13 +89,20 @@ class Recorder(Callback):
 
 
 class SampleGrids(Callback):
-    """Grids of the same latents and conditions in the course of a training, rows by category."""
+    """Grids of the same latents and conditions in the course of a training, rows by category.
 
-    def __init__(self, split: Split, common: TrainCommonSettings, steps: int, first_step: int = 0) -> None:
+    Args:
+        steps: optimiser steps in the whole training.
+        logged: steps at which the MLflow run has a grid, when a training goes on.
+    """
+
+    def __init__(
+        self, split: Split, common: TrainCommonSettings, steps: int, logged: Collection[int] = frozenset()
+    ) -> None:
         self.split, self.seed, self.columns = split, common.seed, common.grid_columns
         # Evenly spaced; that of the end is drawn from the weights that are saved, by `train`.
         due = [steps * (index + 1) // common.grids for index in range(common.grids - 1)]
-        self.due = [step for step in due if step > first_step]
+        self.due = [step for step in due if all(step > drawn for drawn in logged)]
 
     def on_train_batch_end(self, _trainer: Trainer, model: LightningModule, outputs: Any, *_: Any) -> None:
         done = outputs["log"].last_step
@@ -96,7 +110,7 @@ class SampleGrids(Callback):
             return
         self.due = [step for step in self.due if step > done]
         assert isinstance(model, GenerativeModel)
-        mlflow.log_image(sample_grid(model, self.split, self.columns, self.seed), key="samples", step=done)
+        mlflow.log_image(sample_grid(model, self.split, self.columns, self.seed), key=GRIDS, step=done)
 
 
 def sample_grid(model: GenerativeModel, split: Split, columns: int, seed: int) -> Image.Image:
@@ -113,9 +127,10 @@ def sample_grid(model: GenerativeModel, split: Split, columns: int, seed: int) -
     return labelled_grids([("", images)], list(rows))
 
 
-def log_last_grid(picture: Image.Image, path: Path, step: int) -> None:
-    """The grid of the finished model: in MLflow beside the earlier ones, and as a file."""
-    mlflow.log_image(picture, key="samples", step=step)
+def log_last_grid(picture: Image.Image, path: Path, step: int, logged: Collection[int] = frozenset()) -> None:
+    """The grid of the finished model: in MLflow beside the earlier ones unless it is there, and as a file."""
+    if step not in logged:
+        mlflow.log_image(picture, key=GRIDS, step=step)
     with written_whole(path) as temporary:
         picture.save(temporary, format="PNG")
     mlflow.log_artifact(str(path))

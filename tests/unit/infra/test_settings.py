@@ -90,4 +90,5 @@ def test_services_do_not_inherit_other_systems_keys(tmp_path: Path, monkeypatch:
     worker = environment.worker_environment(settings)
     assert worker["NO_PROXY"] == "example.org,127.0.0.1,localhost"
     assert int(worker["OMP_NUM_THREADS"]) >= 1
+    assert worker["VITRINE_CHECKPOINTS"] == "s3://vitrine/checkpoints"
     assert "AWS_SECRET_ACCESS_KEY" not in environment.object_store_environment()

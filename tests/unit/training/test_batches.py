@@ -6,10 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import Tensor
 
 from components.dataset import Split, load_split
 from components.errors import InputError
-from components.training.batches import StepBlocks
+from components.training.batches import StepBlock, StepBlocks
 from components.training.draws import step_seed
 from tests.prepared import write_prepared
 
@@ -51,6 +52,11 @@ def epoch_counts(blocks: StepBlocks, epochs: int) -> np.ndarray[Any, np.dtype[np
     return np.stack([np.bincount(order, minlength=len(order)) for order in orders])
 
 
+def images(block: StepBlock) -> Tensor:
+    """All images of a block, (K, N, C, H, W)."""
+    return torch.stack([block.images_NCHW(index) for index in range(len(block.seeds))])
+
+
 def rows(blocks: StepBlocks, count: int) -> list[int]:
     return [row for step in range(count) for row in blocks._rows(step).tolist()]
 
@@ -66,14 +72,14 @@ def test_each_epoch_takes_every_image_once_in_an_order_of_its_own(tmp_path: Path
 def test_a_step_is_the_same_whatever_came_before(tmp_path: Path) -> None:
     one, other = blocks(tmp_path), blocks(tmp_path)
     straight = [one[index] for index in range(len(one))]
-    torch.testing.assert_close(other[3].images_KNCHW, straight[3].images_KNCHW, rtol=0, atol=0)
+    torch.testing.assert_close(images(other[3]), images(straight[3]), rtol=0, atol=0)
     assert other[3].seeds == straight[3].seeds
 
 
 def test_the_size_of_a_block_changes_no_batch(tmp_path: Path) -> None:
     by_four, by_seven = blocks(tmp_path, block=4), blocks(tmp_path, block=7)
-    one = torch.cat([by_four[index].images_KNCHW for index in range(len(by_four))])
-    other = torch.cat([by_seven[index].images_KNCHW for index in range(len(by_seven))])
+    one = torch.cat([images(by_four[index]) for index in range(len(by_four))])
+    other = torch.cat([images(by_seven[index]) for index in range(len(by_seven))])
     torch.testing.assert_close(one, other, rtol=0, atol=0)
     assert len(one) == 20
 
@@ -81,7 +87,7 @@ def test_the_size_of_a_block_changes_no_batch(tmp_path: Path) -> None:
 def test_images_and_conditions_stay_together(tmp_path: Path) -> None:
     split = load_split(write_prepared(tmp_path), "train")
     block = StepBlocks(split, torch.device("cpu"), batch_size=16, steps=5, block=5, seed=3)[0]
-    for image, condition in zip(block.images_KNCHW.flatten(0, 1), block.conditions_KNA.flatten(0, 1), strict=True):
+    for image, condition in zip(images(block).flatten(0, 1), block.conditions_KNA.flatten(0, 1), strict=True):
         bar = image[0].float().mean(dim=0).unflatten(0, (4, 8)).mean(dim=1)[:3]
         assert bar.argmax() == condition[0]
 
@@ -171,16 +177,16 @@ def test_balanced_batches_are_mixed_and_of_an_order_of_their_own(uneven: Split) 
 
 def test_a_balanced_training_can_be_cut_anywhere(uneven: Split) -> None:
     straight, cut = of_split(uneven, "balanced", steps=40), of_split(uneven, "balanced", steps=40, block=7)
-    whole = torch.cat([straight[index].images_KNCHW for index in range(len(straight))])
+    whole = torch.cat([images(straight[index]) for index in range(len(straight))])
     # Begun in the fourth epoch, then gone back.
-    assert torch.equal(cut[5].images_KNCHW, whole[35:40])
-    assert torch.equal(cut[1].images_KNCHW, whole[7:14])
+    assert torch.equal(images(cut[5]), whole[35:40])
+    assert torch.equal(images(cut[1]), whole[7:14])
     assert Counter(whole[:9].flatten().tolist())[89] == 6 * 4
 
 
 def test_balanced_images_and_conditions_stay_together(uneven: Split) -> None:
     block = of_split(uneven, "balanced")[0]
-    numbers = block.images_KNCHW[:, :, 0, 0, 0].flatten().numpy()
+    numbers = images(block)[:, :, 0, 0, 0].flatten().numpy()
     assert np.array_equal(block.conditions_KNA.flatten(0, 1).numpy(), uneven.conditions_NA[numbers])
 
 

@@ -1,0 +1,120 @@
+"""Two processes that train together give what one gives, and only the first of them writes.
+
+The networks are R3GAN's, which have no batch normalisation: its statistics are each process's own.
+"""
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from mlflow import MlflowClient
+from safetensors.torch import load_file
+
+from components import train as training
+from components.errors import InputError
+from components.models import family_settings
+from components.settings import load_settings
+from components.train import TrainingFolders
+from components.training.fitting import make_trainer
+from tests.project import SOURCE, set_params
+from tests.trainings import BATCH, BLOCK, BLOCKS, Place, make_place
+
+STEPS = BLOCKS * BLOCK
+
+pytestmark = pytest.mark.timeout(1800)
+"""Many processes are started, each of which takes seconds to load."""
+
+R3GAN: dict[str, Any] = {
+    **{
+        f"train.gan.{network}.{key}": value
+        for network in ("generator", "discriminator")
+        for key, value in {"architecture": "r3gan", "blocks": 1, "group_size": 4}.items()
+    },
+    "train.gan.discriminator.spectral_norm": False,
+    "train.gan.loss": "relativistic",
+    # Adam's steps have a fixed length, so that it makes much of rounding errors in tiny gradients.
+    "train.gan.generator_optimizer.lr": 1e-4,
+    "train.gan.discriminator_optimizer.lr": 1e-4,
+}
+
+MakePlace = Callable[..., Place]
+
+
+@pytest.fixture(scope="module")
+def make(tmp_path_factory: pytest.TempPathFactory) -> MakePlace:
+    tracking = f"sqlite:///{tmp_path_factory.mktemp('tracking')}/mlflow.db"
+
+    def make(name: str, **changes: Any) -> Place:
+        place = make_place(tmp_path_factory.mktemp(name), "gan", tracking, OMP_NUM_THREADS="1")
+        set_params(place.folder, {**R3GAN, **{f"train.common.{key}": value for key, value in changes.items()}})
+        return place
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def one(make: MakePlace) -> Place:
+    place = make("one")
+    place.train()
+    return place
+
+
+@pytest.fixture(scope="module")
+def two(make: MakePlace) -> Place:
+    place = make("two", devices=2)
+    place.train()
+    return place
+
+
+def test_two_processes_give_what_one_gives(one: Place, two: Place) -> None:
+    weights, expected = (load_file(place.folder / "w/weights.safetensors") for place in (two, one))
+    torch.testing.assert_close(weights, expected, rtol=1e-3, atol=1e-5)
+    assert one.outputs() != two.outputs(), "as many rounding errors as processes: was there a second one?"
+
+
+def test_they_are_one_run_that_is_logged_once(one: Place, two: Place) -> None:
+    client = MlflowClient(two.tracking)
+    runs = client.search_runs([client.get_run(two.run_id).info.experiment_id])
+    assert {run.info.run_id for run in runs} == {one.run_id, two.run_id}
+    for name, expected in client.get_run(one.run_id).data.metrics.items():
+        if name.startswith("train/"):
+            points = client.get_metric_history(two.run_id, name)
+            assert [point.step for point in points] == sorted({point.step for point in points}), name
+            assert points[-1].value == pytest.approx(expected, rel=0.05), name
+    assert two.log.count(f"step {STEPS} of {STEPS} (100%)") == 1
+    assert len(list(two.folder.glob(".vitrine/checkpoints/*/*/*.ckpt"))) == 1
+
+
+def test_killed_it_ends_with_the_same_bytes(make: MakePlace, two: Place) -> None:
+    place = make("killed", devices=2)
+    process = place.start()
+    while place.last_step < 4 * BLOCK:
+        assert process.poll() is None, place.log
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    place.train()
+    assert "gan: goes on after step" in place.log
+    assert place.outputs() == two.outputs()
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(tmp_path: Path) -> None:
+    place = make_place(tmp_path, "gan", "")
+    set_params(tmp_path, {"train.common.devices": 3, "train.gan.accumulate": 2})
+    settings = load_settings(tmp_path / "params.yaml")
+    family = family_settings("gan", settings.train.families["gan"])
+    folders = TrainingFolders(tmp_path / "w", tmp_path / "r")
+    with pytest.raises(InputError, match=rf"train.gan.batch_size is {BATCH}, .*cannot be divided by 6: .*devices 3"):
+        training.train("gan", family, settings.train.common, place.folder / "prepared", folders)
+    assert not folders.reports.exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_device_that_is_not_there_is_refused() -> None:
+    common = load_settings(SOURCE / "params.yaml").train.common.model_copy(update={"accelerator": "gpu"})
+    with pytest.raises(InputError, match=r"accelerator 'gpu' with 1 device\(s\) on 1 node\(s\) cannot be used here"):
+        make_trainer(common)
