@@ -31,9 +31,9 @@ from components.dataset import AttributeValues, DatasetInfo, Split
 from components.generative import Augmentation, build
 from components.models import family_settings
 from components.settings import AugmentSettings, FamilySettings, load_settings
-from components.train import choose_precision
 from components.training.batches import StepBlocks
 from components.training.draws import Draws, whole_batch
+from components.training.fitting import choose_precision
 from tests.benchmarks.measuring import PROJECT
 
 SHAPE = (3, 64, 64)
