@@ -26,6 +26,14 @@ def check_params(path: Path = PARAMS_FILE) -> Settings:
         if not settings.gate.get(family):
             problems.append(f"{path}: gate.{family}: missing or empty; a model without a policy can never pass")
     problems += [
+        f"{path}: train.models: found '{family}', train has entries for {sorted(settings.train.families)}; "
+        f"add one, files exist for {available_models()}"
+        for family in settings.train.models
+        if family not in settings.train.families
+    ]
+    if len(set(settings.train.models)) < len(settings.train.models):
+        problems.append(f"{path}: train.models: found {settings.train.models}, a model is named twice")
+    problems += [
         f"{path}: gate.{family}: no such model under train; it has {sorted(settings.train.families)}, "
         f"files exist for {available_models()}"
         for family in settings.gate

@@ -45,7 +45,7 @@ async def retrain(allow_uncommitted: bool = False) -> State[Any]:
     except InputError as error:
         return Failed(name="Input refused", message=str(error))
     outcomes = await _run_dag(dag, revision, settings.flow)
-    models = await _settle(sorted(settings.train.families), outcomes, revision)
+    models = await _settle(sorted(settings.train.models), outcomes, revision)
     # Before the push: what was promoted must be told also if the object store is gone by now.
     pages = await asyncio.to_thread(lambda: page_links(read_entries(outcomes).values()))
     await _leave_result(outcomes, models, pages)

@@ -1,4 +1,4 @@
-"""The model families: one file each, whose name is the key in params.yaml and the matrix item in dvc.yaml.
+"""The model families: one file each, whose name is the key in params.yaml and the item of train.models.
 
 A family's file defines `Settings` (a `components.settings.FamilySettings`) and
 `build(settings, image_shape, cardinalities) -> GenerativeModel`.

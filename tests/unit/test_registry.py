@@ -10,7 +10,6 @@ import mlflow
 import pandas as pd
 import pytest
 import torch
-import yaml
 
 from components import tracking
 from components.dataset import load_info
@@ -18,10 +17,10 @@ from components.errors import InputError
 from components.evaluate import evaluate_model
 from components.files import sha256_file, write_json
 from components.generative import build, load_card, load_model, save_model
-from components.models import family_settings
 from components.registry import CHALLENGER, CHAMPION, Candidate, Decision, decide
 from components.settings import EvaluateSettings, PromoteSettings, load_settings
 from tests.prepared import write_prepared
+from tests.small import small_settings
 
 NAME = "vitrine-gan"
 
@@ -63,8 +62,7 @@ def protocol() -> EvaluateSettings:
 
 def candidate(project: Path, protocol: EvaluateSettings, seed: int, verdict: str = "PASSED") -> Candidate:
     """An untrained GAN with weights of its own, evaluated for real."""
-    raw: dict[str, Any] = yaml.safe_load(Path(__file__).parents[2].joinpath("params.yaml").read_text())["train"]["gan"]
-    settings = family_settings("gan", raw | {"generator_width": 8, "discriminator_width": 8, "latent_dim": 8})
+    settings = small_settings("gan")
     torch.manual_seed(seed)
     info, folder = load_info(project / "prepared"), project / f"candidate-{seed}" / "gan"
     model = build("gan", settings, info)

@@ -24,7 +24,8 @@ def changed(folder: Path, key: str, value: Any) -> Path:
 
 def test_the_projects_own_file_is_accepted() -> None:
     settings = check_params()
-    assert settings.train.families.keys() == {"gan", "vae"}
+    assert settings.train.families.keys() == {"gan", "vae", "vae_gan"}
+    assert settings.train.models == ["gan", "vae"]
     assert len(settings.validation.suite) >= 12
 
 
@@ -45,8 +46,11 @@ def test_the_projects_own_file_is_accepted() -> None:
         ("gate.gan", [{"metric": "fid"}], r"gate\.gan\.0: check of 'fid' needs exactly one of at_most and at_least"),
         ("train.gan.los", "hinge", r"train\.gan.*\n.*los: unknown key, found 'hinge'"),
         ("train.gan.batch_size", 0, r"train\.gan.*\n.*batch_size: found 0; input should be greater than"),
-        ("train.betavae", {}, r"model 'betavae' is unknown; choose one of \['gan', 'vae'\]"),
+        ("train.betavae", {}, r"model 'betavae' is unknown; choose one of \['gan', 'vae', 'vae_gan'\]"),
         ("gate.betavae", [], r"gate\.betavae: no such model under train"),
+        ("train.models", [], r"train\.models: [Ll]ist should have at least 1 item"),
+        ("train.models", ["gan", "betavae"], r"train\.models: found 'betavae', train has entries for \['gan'"),
+        ("train.models", ["gan", "gan"], r"train\.models: found \['gan', 'gan'\], a model is named twice"),
         ("gate.vae", [], r"gate\.vae: missing or empty; a model without a policy can never pass"),
         ("flow.nightly_cron", "banana", r"flow\.nightly_cron: found 'banana'; string should match pattern"),
         ("flow.nightly_cron", "0 25 * * *", r"flow\.nightly_cron: found '0 25 \* \* \*'; no schedule"),

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-import yaml
 from lightning import Trainer
 from PIL import Image
 from torch import Tensor
@@ -24,28 +23,26 @@ from components.errors import InputError
 from components.evaluate import evaluate
 from components.generative import Augmentation, GenerativeModel, build, load_card, load_model
 from components.images import picture, to_uint8
-from components.models import family_settings
 from components.packaging import package
 from components.settings import AugmentSettings, FamilySettings, Settings, TrainCommonSettings
 from components.sheets import GAP, INDENT, category_attribute, labelled_grids, rows_by_category, shortened
 from components.train import TrainingFolders, train
+from components.training import fitting
 from components.training.batches import StepBlocks
 from components.training.draws import Draws
 from components.training.reporting import sample_grid
 from tests.prepared import write_prepared
+from tests.small import small_settings
 
 FAMILIES = ("gan", "vae")
-SMALL = {
-    "batch_size": 16,
-    "images": 320,
-    "latent_dim": 8,
-    "generator_width": 8,
-    "discriminator_width": 8,
-    "width": 8,
-    "ema_half_life": 16,
-    # In twenty steps the conditions shall be seen in the pixels.
-    "generator_optimizer": {"lr": 0.02, "beta1": 0.0, "beta2": 0.99, "weight_decay": 0.0, "warmup": 0},
-    "optimizer": {"lr": 0.02, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "warmup": 0},
+# In twenty steps the conditions shall be seen in the pixels.
+FAST = {
+    "gan": {
+        "generator_optimizer": {"lr": 0.02, "beta1": 0.0, "beta2": 0.99, "weight_decay": 0.0, "warmup": 0},
+    },
+    "vae": {
+        "optimizer": {"lr": 0.005, "beta1": 0.9, "beta2": 0.999, "weight_decay": 0.0, "warmup": 0},
+    },
 }
 ODD = {
     "bag": 'Bags & "Cases"',
@@ -69,8 +66,7 @@ def write_two_conditions(folder: Path, **options: Any) -> Path:
 
 
 def small(family: str) -> FamilySettings:
-    raw: dict[str, Any] = yaml.safe_load((Path(__file__).parents[2] / "params.yaml").read_text())["train"][family]
-    return family_settings(family, raw | {key: value for key, value in SMALL.items() if key in raw})
+    return small_settings(family, batch_size=16, images=320, **FAST[family])
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +298,7 @@ def test_train_draws_with_the_sampler_of_the_settings(
             drawn.append(super()._rows(step).tolist())
             return torch.tensor(drawn[-1])
 
-    monkeypatch.setattr(training, "StepBlocks", Noted)
+    monkeypatch.setattr(fitting, "StepBlocks", Noted)
     folders = TrainingFolders(project / "drawn", project / "drawn")
     chosen = common(settings).model_copy(update={"sampler": sampler})
     whole = small("vae").model_copy(update={"images": 96})
