@@ -22,6 +22,7 @@ REQUIREMENTS = (
     "numpy",
     "pandas",
     "pillow",
+    "psutil",
     "pyarrow",
     "pydantic",
     "ruamel.yaml",

@@ -7,7 +7,7 @@ Ghosh et al., 2019, arXiv:1903.12436 (sampling from a mixture fitted after train
 """
 
 from functools import cached_property, partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from pydantic import Field
@@ -19,7 +19,9 @@ from components.training.schedules import optimizer_for, schedule_optimizer, val
 from components.variational.laplacian import laplacian_loss
 from components.variational.likelihood import active_units, gaussian_kl, optimal_sigma_nll, reparametrised
 from components.variational.model import VariationalModel, VariationalSettings
-from components.variational.perceptual import PerceptualLoss
+
+if TYPE_CHECKING:
+    from components.variational.perceptual import PerceptualLoss
 
 
 class Settings(VariationalSettings):
@@ -38,8 +40,10 @@ class Vae(VariationalModel):
     settings: Settings
 
     @cached_property
-    def _perceptual(self) -> PerceptualLoss:
-        """Made when a training first needs it: a served model does without."""
+    def _perceptual(self) -> "PerceptualLoss":
+        """Made when a training first needs it: a served model does without, and without what it imports."""
+        from components.variational.perceptual import PerceptualLoss
+
         return PerceptualLoss(self.device)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:

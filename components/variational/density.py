@@ -7,16 +7,18 @@ autoencoder's Fréchet distance is due to (Ghosh et al., 2019, arXiv:1903.12436)
 
 import math
 from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from components.settings import Section
-from components.variational.mixtures import Floats, Mixtures
+
+if TYPE_CHECKING:
+    from components.variational.mixtures import Floats, Mixtures
 
 COMBINATION_SHARE = 2
 """Room for components of combinations, over that for the values of the first condition."""
@@ -109,6 +111,11 @@ class LatentDensity(nn.Module):
         """
         if len(latents_ND) < FEWEST or not latents_ND.isfinite().all():
             return
+        # Here, since a model that is served does without scikit-learn.
+        from threadpoolctl import threadpool_limits
+
+        from components.variational.mixtures import Mixtures
+
         latents, conditions = latents_ND.double().cpu().numpy(), conditions_NA.cpu().numpy()
         # The sums of several threads differ from time to time in their last bits.
         with threadpool_limits(limits=1):
@@ -120,7 +127,7 @@ class LatentDensity(nn.Module):
                 fitted.add_combinations(conditions[:, 0], keys, len(self.keys))
         self._take(fitted)
 
-    def _take(self, fitted: Mixtures) -> None:
+    def _take(self, fitted: "Mixtures") -> None:
         """Fills the buffers, so that nothing of an earlier fit is left."""
         for name, buffer in LatentDensity(self.dim, self.cardinalities, self.components).named_buffers():
             getattr(self, name).copy_(buffer)
@@ -153,7 +160,7 @@ class LatentDensity(nn.Module):
         return torch.where(same_NC.any(dim=1), own_N, by_value_N)
 
 
-def _ends(weights_K: Floats) -> Floats:
+def _ends(weights_K: "Floats") -> "Floats":
     """Sums of the weights up to and with each; the last is 1 exactly."""
     ends: Floats = np.cumsum(weights_K)
     ends /= ends[-1]

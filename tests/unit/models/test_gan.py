@@ -277,7 +277,7 @@ def test_lazy_penalties_are_computed_at_their_steps(prepared: Path) -> None:
 
 
 def test_the_average_follows_with_its_half_life_in_images(prepared: Path) -> None:
-    model = untrained(gan_settings(ema_half_life={"start": 8, "end": 8, "images": 1}))
+    model = untrained(gan_settings(ema_half_life={"start": 8, "end": 8, "share": 1.0}))
     name = "out.0.bias"
     followed = []
     update = model.optimise

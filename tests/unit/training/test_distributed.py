@@ -81,7 +81,8 @@ def test_they_are_one_run_that_is_logged_once(one: Place, two: Place) -> None:
     runs = client.search_runs([client.get_run(two.run_id).info.experiment_id])
     assert {run.info.run_id for run in runs} == {one.run_id, two.run_id}
     for name, expected in client.get_run(one.run_id).data.metrics.items():
-        if name.startswith("train/"):
+        # Pairs are those within a process's part of a batch: half as many images, fewer pairs, another mean.
+        if name.startswith("train/") and "diversity" not in name:
             points = client.get_metric_history(two.run_id, name)
             assert [point.step for point in points] == sorted({point.step for point in points}), name
             assert points[-1].value == pytest.approx(expected, rel=0.05), name
