@@ -15,13 +15,9 @@ from components.adversarial.judging import judge
 from components.adversarial.losses import GAN_LOSSES, USES_REALS, LossName, pair_accuracy, sign_of_reals
 from components.adversarial.penalties import Due, PenaltiesSettings, PenaltyName, due_penalties
 from components.generative import GenerativeModel, MicroBatch, Step
-from components.networks.architectures import (
-    DiscriminatorSettings,
-    GeneratorSettings,
-    build_discriminator,
-    build_generator,
-)
+from components.networks.architectures import build_discriminator, build_generator
 from components.networks.averaging import Average
+from components.networks.settings import DiscriminatorSettings, GeneratorSettings
 from components.settings import FamilySettings, OptimizerSettings
 from components.training.diversity import within_category_distance
 from components.training.schedules import optimizer_for, schedule_optimizer, value_at

@@ -18,7 +18,8 @@ from components.adversarial.judging import judge
 from components.adversarial.losses import GAN_LOSSES, USES_REALS, LossName, pair_accuracy
 from components.adversarial.penalties import PenaltiesSettings, due_penalties
 from components.generative import MicroBatch, Step
-from components.networks.architectures import DiscriminatorSettings, build_discriminator
+from components.networks.architectures import build_discriminator
+from components.networks.settings import DiscriminatorSettings
 from components.settings import OptimizerSettings
 from components.training.diversity import within_category_distance
 from components.training.schedules import optimizer_for, schedule_optimizer, value_at

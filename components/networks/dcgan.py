@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from components.networks.blocks import BASE_SIZE, ConditionEmbedding, dropout, embeddings, project, stage_widths
 from components.networks.discriminator import Discriminator
+from components.networks.settings import DiscriminatorSettings, GeneratorSettings, ImageShape
 
 DEVIATION = 0.02
 """Of the normal distribution that weights start from."""
@@ -19,23 +20,15 @@ class Generator(nn.Module):
     """Latents (N, latent_dim) and conditions (N, A) to images (N, C, S, S) in [-1, 1]."""
 
     def __init__(
-        self,
-        latent_dim: int,
-        image_shape: tuple[int, int, int],
-        cardinalities: tuple[int, ...],
-        *,
-        width: int,
-        max_width: int,
-        embedding_dim: int,
-        dropout_share: float,
+        self, settings: GeneratorSettings, latent_dim: int, image_shape: ImageShape, cardinalities: tuple[int, ...]
     ) -> None:
         super().__init__()
         channels, size, _ = image_shape
-        widths = stage_widths(size, width, max_width)
-        self.embedding = ConditionEmbedding(cardinalities, embedding_dim)
+        widths = stage_widths(size, settings.width, settings.max_width)
+        self.embedding = ConditionEmbedding(cardinalities, settings.embedding_dim)
         self.stem = nn.Linear(latent_dim + self.embedding.dim, widths[-1] * BASE_SIZE**2, bias=False)
         self.stem_norm = nn.Sequential(nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True))
-        self.body = upsampling(widths, channels, dropout_share)
+        self.body = upsampling(widths, channels, settings.dropout)
         self.apply(init_dcgan)
 
     def forward(self, z: Tensor, conditions_NA: Tensor) -> Tensor:
@@ -48,18 +41,12 @@ class DcganDiscriminator(Discriminator):
     """See `Discriminator`; its features are the activations of each strided convolution."""
 
     def __init__(
-        self,
-        image_shape: tuple[int, int, int],
-        cardinalities: tuple[int, ...],
-        *,
-        width: int,
-        max_width: int,
-        dropout_share: float,
+        self, settings: DiscriminatorSettings, image_shape: ImageShape, cardinalities: tuple[int, ...]
     ) -> None:
         super().__init__()
         channels, size, _ = image_shape
-        widths = stage_widths(size, width, max_width)
-        self.body = downsampling(channels, widths, dropout_share)
+        widths = stage_widths(size, settings.width, settings.max_width)
+        self.body = downsampling(channels, widths, settings.dropout)
         self.head = nn.Linear(widths[-1] * BASE_SIZE**2, 1)
         self.projections = embeddings(cardinalities, widths[-1], deviation=DEVIATION)
         self.apply(init_dcgan)

@@ -30,6 +30,7 @@ from components.networks.blocks import (
     upsample,
 )
 from components.networks.discriminator import Discriminator
+from components.networks.settings import DiscriminatorSettings, GeneratorSettings, ImageShape, NetworkSettings
 
 EXPANSION = 2
 """Channels inside a block, as a multiple of those outside."""
@@ -111,30 +112,19 @@ class Generator(nn.Module):
     """
 
     def __init__(
-        self,
-        latent_dim: int,
-        image_shape: tuple[int, int, int],
-        cardinalities: tuple[int, ...],
-        *,
-        width: int,
-        max_width: int,
-        embedding_dim: int,
-        blocks: int,
-        group_size: int,
-        dropout_share: float,
+        self, settings: GeneratorSettings, latent_dim: int, image_shape: ImageShape, cardinalities: tuple[int, ...]
     ) -> None:
         super().__init__()
         channels, size, _ = image_shape
-        widths = pyramid_widths(size, width, max_width)[::-1]
-        total = blocks * len(widths)
-        self.embedding = ConditionEmbedding(cardinalities, embedding_dim)
+        widths = pyramid_widths(size, settings.width, settings.max_width)[::-1]
+        self.embedding = ConditionEmbedding(cardinalities, settings.embedding_dim)
         self.basis = nn.Parameter(torch.randn(widths[0], BASE_SIZE, BASE_SIZE))
         self.scales = _scaled(nn.Linear(latent_dim + self.embedding.dim, widths[0], bias=False), 1.0)
         self.body = nn.Sequential()
         for stage, after in enumerate(widths):
             if stage:
                 self.body.append(Up(widths[stage - 1], after))
-            self.body.extend(Block(after, group_size, total, dropout_share) for _ in range(blocks))
+            self.body.extend(_blocks(after, len(widths), settings))
         self.out = nn.Sequential(_scaled(nn.Conv2d(widths[-1], channels, 1), 1.0), nn.Tanh())
 
     def forward(self, z: Tensor, conditions_NA: Tensor) -> Tensor:
@@ -151,25 +141,15 @@ class R3ganDiscriminator(Discriminator):
     """
 
     def __init__(
-        self,
-        image_shape: tuple[int, int, int],
-        cardinalities: tuple[int, ...],
-        *,
-        width: int,
-        max_width: int,
-        blocks: int,
-        group_size: int,
-        dropout_share: float,
+        self, settings: DiscriminatorSettings, image_shape: ImageShape, cardinalities: tuple[int, ...]
     ) -> None:
         super().__init__()
         channels, size, _ = image_shape
-        widths = pyramid_widths(size, width, max_width)
-        total = blocks * len(widths)
+        widths = pyramid_widths(size, settings.width, settings.max_width)
         self.body = nn.ModuleList()
         for stage, after in enumerate(widths):
             begin = Down(widths[stage - 1], after) if stage else _scaled(nn.Conv2d(channels, after, 1), 1.0)
-            own = [Block(after, group_size, total, dropout_share) for _ in range(blocks)]
-            self.body.append(nn.Sequential(begin, *own))
+            self.body.append(nn.Sequential(begin, *_blocks(after, len(widths), settings)))
         last = widths[-1]
         self.basis = _scaled(nn.Conv2d(last, last, BASE_SIZE, groups=last, bias=False), 1.0)
         self.head = ProjectionHead(last, cardinalities)
@@ -184,6 +164,15 @@ class R3ganDiscriminator(Discriminator):
     def judge(self, features: list[Tensor], conditions_NA: Tensor) -> Tensor:
         logits: Tensor = self.head(self.basis(features[-1]).flatten(1), conditions_NA)
         return logits
+
+
+def _blocks(width: int, resolutions: int, settings: NetworkSettings) -> list[Block]:
+    """The blocks at one of the network's resolutions, of which there are so many."""
+    # Settings of r3gan without them are refused.
+    assert settings.blocks is not None
+    assert settings.group_size is not None
+    total = settings.blocks * resolutions
+    return [Block(width, settings.group_size, total, settings.dropout) for _ in range(settings.blocks)]
 
 
 def _change(before: int, after: int) -> nn.Module:

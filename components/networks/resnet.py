@@ -14,6 +14,7 @@ from components.errors import InputError
 from components.networks.attention import SelfAttention
 from components.networks.blocks import BASE_SIZE, ConditionEmbedding, ProjectionHead, dropout, pyramid_widths
 from components.networks.discriminator import Discriminator
+from components.networks.settings import DiscriminatorSettings, GeneratorSettings, ImageShape
 
 
 class UpBlock(nn.Module):
@@ -71,28 +72,19 @@ class Generator(nn.Module):
     """
 
     def __init__(
-        self,
-        latent_dim: int,
-        image_shape: tuple[int, int, int],
-        cardinalities: tuple[int, ...],
-        *,
-        width: int,
-        max_width: int,
-        embedding_dim: int,
-        attention: int | None,
-        dropout_share: float,
+        self, settings: GeneratorSettings, latent_dim: int, image_shape: ImageShape, cardinalities: tuple[int, ...]
     ) -> None:
         super().__init__()
         channels, size, _ = image_shape
-        widths = pyramid_widths(size, width, max_width)[::-1]
-        self.embedding = ConditionEmbedding(cardinalities, embedding_dim)
+        widths = pyramid_widths(size, settings.width, settings.max_width)[::-1]
+        self.embedding = ConditionEmbedding(cardinalities, settings.embedding_dim)
         self.stem = nn.Linear(latent_dim + self.embedding.dim, widths[0] * BASE_SIZE**2)
         sizes = [BASE_SIZE * 2**stage for stage in range(1, len(widths))]
-        _check_attention(attention, sizes)
+        _check_attention(settings.attention, sizes)
         self.body = nn.Sequential()
         for resolution, before, after in zip(sizes, widths[:-1], widths[1:], strict=True):
-            self.body.append(UpBlock(before, after, dropout_share))
-            if resolution == attention:
+            self.body.append(UpBlock(before, after, settings.dropout))
+            if resolution == settings.attention:
                 self.body.append(SelfAttention(after))
         self.out = nn.Sequential(
             nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True), nn.Conv2d(widths[-1], channels, 3, padding=1), nn.Tanh()
@@ -117,30 +109,22 @@ class ResnetDiscriminator(Discriminator):
     """
 
     def __init__(
-        self,
-        image_shape: tuple[int, int, int],
-        cardinalities: tuple[int, ...],
-        *,
-        width: int,
-        max_width: int,
-        attention: int | None,
-        multi_scale: bool,
-        dropout_share: float,
+        self, settings: DiscriminatorSettings, image_shape: ImageShape, cardinalities: tuple[int, ...]
     ) -> None:
         super().__init__()
         channels, size, _ = image_shape
-        widths = pyramid_widths(size, width, max_width)[1:]
+        widths = pyramid_widths(size, settings.width, settings.max_width)[1:]
         sizes = [size // 2 ** (stage + 1) for stage in range(len(widths))]
-        _check_attention(attention, sizes[:-1])
+        _check_attention(settings.attention, sizes[:-1])
         stages: list[nn.Sequential] = []
         for resolution, before, after in zip(sizes, [channels, *widths], widths, strict=False):
-            stage = nn.Sequential(DownBlock(before, after, dropout_share, activate=bool(stages), halve=True))
-            if resolution == attention:
+            stage = nn.Sequential(DownBlock(before, after, settings.dropout, activate=bool(stages), halve=True))
+            if resolution == settings.attention:
                 stage.append(SelfAttention(after))
             stages.append(stage)
-        stages[-1].append(DownBlock(widths[-1], widths[-1], dropout_share, activate=True, halve=False))
+        stages[-1].append(DownBlock(widths[-1], widths[-1], settings.dropout, activate=True, halve=False))
         self.body = nn.ModuleList(stages)
-        judged = widths if multi_scale else widths[-1:]
+        judged = widths if settings.multi_scale else widths[-1:]
         self.heads = nn.ModuleList(ProjectionHead(judged_width, cardinalities) for judged_width in judged)
         self.apply(init_resnet)
 

@@ -5,58 +5,22 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from components.training.store import ObjectStore, StoreError
-from infra import probes
-from infra.down import down
-from infra.environment import client_environment
-from infra.services import OBJECT_STORE
-from infra.settings import ServiceSettings
-from infra.up import up
-from tests.services.ports import free_settings
+from tests.services.conftest import BUCKET
 from tests.trainings import BLOCK, Place, make_place
 
 pytestmark = pytest.mark.timeout(1800)
 """Many processes are started, each of which takes seconds to load."""
 
-BUCKET = "checkpoints-of-a-shop"
 URL = f"s3://{BUCKET}/some/prefix"
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceSettings]:
-    """The object store alone, with an empty bucket."""
-    settings = free_settings(tmp_path_factory.mktemp("services") / "state", stop_timeout=6)
-    try:
-        up(settings, only=[OBJECT_STORE])
-        probes.object_store_client(settings, client_environment(settings)).create_bucket(Bucket=BUCKET)
-        yield settings
-    finally:
-        down(settings)
-
-
-@pytest.fixture
-def environment(store: ServiceSettings, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
-    """Variables that a process needs to reach the store, this one among them."""
-    for name in list(os.environ):
-        if name.startswith("AWS_"):
-            monkeypatch.delenv(name)
-    found = {
-        name: value
-        for name, value in client_environment(store).items()
-        if name.startswith("AWS_") or name.lower() == "no_proxy"
-    }
-    for name, value in found.items():
-        monkeypatch.setenv(name, value)
-    return {**found, "VITRINE_CHECKPOINTS": URL}
-
-
-@pytest.mark.usefixtures("environment")
+@pytest.mark.usefixtures("store_environment")
 def test_objects_are_written_listed_read_and_removed() -> None:
     objects = ObjectStore(URL + "/objects/")
     content = os.urandom(3 * 2**20)
@@ -71,7 +35,7 @@ def test_objects_are_written_listed_read_and_removed() -> None:
     objects.delete([])
 
 
-@pytest.mark.usefixtures("environment")
+@pytest.mark.usefixtures("store_environment")
 def test_a_store_that_refuses_or_does_not_answer_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(StoreError, match="NoSuchBucket"):
         ObjectStore("s3://no-such-bucket/x").names("")
@@ -91,9 +55,10 @@ def test_a_store_that_refuses_or_does_not_answer_says_so(monkeypatch: pytest.Mon
 
 
 def test_another_clone_that_has_only_the_store_goes_on_in_the_same_run(
-    environment: dict[str, str], tmp_path: Path
+    store_environment: dict[str, str], tmp_path: Path
 ) -> None:
     tracking = f"sqlite:///{tmp_path}/mlflow.db"
+    environment = {**store_environment, "VITRINE_CHECKPOINTS": URL}
     # Nothing answers there.
     silent = {**environment, "AWS_ENDPOINT_URL": "http://127.0.0.1:9", "OMP_NUM_THREADS": "1"}
     whole = make_place(tmp_path / "whole", "gan", tracking, **silent)

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -16,43 +15,24 @@ from components.settings import DataSettings, S3Settings
 from components.sources import SOURCES, s3
 from components.sources.listing import Entry, Listing, NotTakenError
 from infra import probes
-from infra.down import down
-from infra.environment import client_environment
-from infra.services import OBJECT_STORE
 from infra.settings import ServiceSettings
-from infra.up import up
-from tests.services.ports import free_settings
+from tests.services.conftest import BUCKET
 from tests.sourcing import contents, refused, settings_of, stored_ids, taken
 
-BUCKET = "photos-of-a-shop"
 MANY = 1203
 """A listing has pages of 1000 objects."""
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceSettings]:
-    """The object store alone, with an empty bucket."""
-    settings = free_settings(tmp_path_factory.mktemp("services") / "state", stop_timeout=6)
-    try:
-        up(settings, only=[OBJECT_STORE])
-        probes.object_store_client(settings, client_environment(settings)).create_bucket(Bucket=BUCKET)
-        yield settings
-    finally:
-        down(settings)
-
-
 @pytest.fixture
-def client(store: ServiceSettings, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Any:
+def client(
+    store: ServiceSettings,
+    store_environment: dict[str, str],
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Any:
     """A client of the test's own; the environment says the same to the source."""
-    environment = client_environment(store)
-    for name in list(os.environ):
-        if name.startswith("AWS_"):
-            monkeypatch.delenv(name)
-    for name, value in environment.items():
-        if name.startswith("AWS_") or name.lower() == "no_proxy":
-            monkeypatch.setenv(name, value)
     monkeypatch.setenv("VITRINE_CACHE", str(tmp_path_factory.mktemp("cache")))
-    return probes.object_store_client(store, environment)
+    return probes.object_store_client(store, store_environment)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from components.images import to_float
 from components.models import available_models, family_settings
 from components.training.batches import StepBlocks
 from tests.prepared import CATEGORIES, write_prepared
-from tests.small import small_settings
+from tests.small import small_settings, trained
 
 
 @pytest.fixture(params=available_models())
@@ -29,30 +29,11 @@ def dataset(folder: Path, **options: Any) -> DatasetInfo:
     return load_info(write_prepared(folder / "prepared", **options))
 
 
-def fitted(family: str, folder: Path, **options: Any) -> GenerativeModel:
+def fitted(family: str, folder: Path) -> GenerativeModel:
     """The family's model after a few real steps through Lightning."""
-    info = dataset(folder, **options)
-    settings = small_settings(family)
+    info = dataset(folder)
     torch.manual_seed(0)
-    model = build(family, settings, info)
-    blocks = StepBlocks(
-        load_split(folder / "prepared", "train"),
-        torch.device("cpu"),
-        batch_size=settings.batch_size,
-        steps=8,
-        block=3,
-        seed=1,
-    )
-    trainer = Trainer(
-        max_epochs=1,
-        accelerator="cpu",
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(model, DataLoader(blocks, batch_size=None))
-    return model
+    return trained(build(family, small_settings(family), info), folder / "prepared")
 
 
 def draw(model: GenerativeModel, seed: int = 3) -> Tensor:

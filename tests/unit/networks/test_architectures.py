@@ -1,6 +1,6 @@
 """What every architecture must do: any size, channels and attributes, gradients for all weights, twice."""
 
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -9,36 +9,14 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from components.errors import InputError
-from components.networks.architectures import (
-    DISCRIMINATORS,
-    GENERATORS,
-    DiscriminatorSettings,
-    GeneratorSettings,
-    build_discriminator,
-    build_generator,
-)
+from components.networks.architectures import build_discriminator, build_generator
 from components.networks.discriminator import Discriminator
+from components.networks.settings import Architecture, GeneratorSettings
+from tests.networks import COMMON, discriminator_settings, generator_settings
 
-ARCHITECTURES = ["dcgan", "resnet", "r3gan"]
+ARCHITECTURES = get_args(Architecture)
 
 LATENT_DIM = 6
-
-COMMON: dict[str, dict[str, Any]] = {
-    "dcgan": {"attention": None, "blocks": None, "group_size": None},
-    "resnet": {"attention": 8, "blocks": None, "group_size": None},
-    "r3gan": {"attention": None, "blocks": 1, "group_size": 4},
-}
-
-
-def generator_settings(architecture: str, **changes: Any) -> GeneratorSettings:
-    base = {"architecture": architecture, "width": 8, "max_width": 16, "dropout": 0.0, "embedding_dim": 3}
-    return GeneratorSettings.model_validate(base | COMMON[architecture] | changes)
-
-
-def discriminator_settings(architecture: str, **changes: Any) -> DiscriminatorSettings:
-    base = {"architecture": architecture, "width": 8, "max_width": 16, "dropout": 0.0}
-    own = {"multi_scale": architecture == "resnet", "spectral_norm": False}
-    return DiscriminatorSettings.model_validate(base | COMMON[architecture] | own | changes)
 
 
 def networks(
@@ -76,8 +54,10 @@ def adversarial_steps(
         optimizer.step()
 
 
-def test_every_name_in_the_settings_is_built() -> None:
-    assert list(GENERATORS) == list(DISCRIMINATORS) == ARCHITECTURES
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_each_name_in_the_settings_builds_its_own_networks(architecture: str) -> None:
+    for network in networks(architecture):
+        assert type(network).__module__ == f"components.networks.{architecture}"
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

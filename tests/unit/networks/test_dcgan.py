@@ -2,23 +2,20 @@ import torch
 from torch import nn
 
 from components.networks.dcgan import DcganDiscriminator, Generator
+from tests.networks import discriminator_settings, generator_settings, weights
 
 WIDTHS = (4, 8, 12)
 """At 16, 8 and 4 pixels, for a width of 4 and at most 12."""
 
 
-def weights(network: nn.Module) -> int:
-    return sum(weight.numel() for weight in network.parameters())
-
-
 def generator() -> Generator:
     torch.manual_seed(0)
-    return Generator(6, (3, 32, 32), (5, 2), width=4, max_width=12, embedding_dim=2, dropout_share=0.0)
+    return Generator(generator_settings("dcgan", width=4, max_width=12, embedding_dim=2), 6, (3, 32, 32), (5, 2))
 
 
 def discriminator() -> DcganDiscriminator:
     torch.manual_seed(0)
-    return DcganDiscriminator((3, 32, 32), (5, 2), width=4, max_width=12, dropout_share=0.0)
+    return DcganDiscriminator(discriminator_settings("dcgan", width=4, max_width=12), (3, 32, 32), (5, 2))
 
 
 def test_the_generator_has_the_papers_layers() -> None:

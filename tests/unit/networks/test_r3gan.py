@@ -1,6 +1,5 @@
 import math
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
@@ -8,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from components.networks.r3gan import Block, Generator, R3ganDiscriminator
+from tests.networks import discriminator_settings, generator_settings, weights
 
 WIDTHS = (4, 8, 12, 12)
 """At 32, 16, 8 and 4 pixels, for a width of 8 and at most 12."""
@@ -15,24 +15,19 @@ WIDTHS = (4, 8, 12, 12)
 
 def generator(blocks: int = 2) -> Generator:
     torch.manual_seed(0)
-    settings: dict[str, Any] = {"width": 8, "max_width": 12, "embedding_dim": 2, "blocks": blocks, "group_size": 4}
-    return Generator(6, (3, 32, 32), (5, 2), **settings, dropout_share=0.0)
+    settings = generator_settings("r3gan", max_width=12, embedding_dim=2, blocks=blocks)
+    return Generator(settings, 6, (3, 32, 32), (5, 2))
 
 
 def discriminator(blocks: int = 2) -> R3ganDiscriminator:
     torch.manual_seed(0)
-    settings: dict[str, Any] = {"width": 8, "max_width": 12, "blocks": blocks, "group_size": 4}
-    return R3ganDiscriminator((3, 32, 32), (5, 2), **settings, dropout_share=0.0)
+    return R3ganDiscriminator(discriminator_settings("r3gan", max_width=12, blocks=blocks), (3, 32, 32), (5, 2))
 
 
 def filled(block: Block) -> Block:
     for weight in block.parameters():
         nn.init.normal_(weight, 0.0, 0.5)
     return block
-
-
-def weights(network: nn.Module) -> int:
-    return sum(weight.numel() for weight in network.parameters())
 
 
 def block_weights(width: int, group: int) -> int:
@@ -160,6 +155,7 @@ def test_nothing_is_normalised() -> None:
 
 def test_signals_keep_their_size_from_end_to_end() -> None:
     torch.manual_seed(0)
-    network = R3ganDiscriminator((1, 64, 64), (), width=64, max_width=128, blocks=1, group_size=16, dropout_share=0.0)
+    settings = discriminator_settings("r3gan", width=64, max_width=128, group_size=16)
+    network = R3ganDiscriminator(settings, (1, 64, 64), ())
     logits = network(torch.randn(64, 1, 64, 64), torch.empty(64, 0, dtype=torch.int64))
     assert 0.01 < logits.std() < 3

@@ -6,17 +6,18 @@ from torch.nn.functional import avg_pool2d, conv2d, interpolate, relu
 
 from components.networks.attention import SelfAttention
 from components.networks.resnet import DownBlock, Generator, ResnetDiscriminator, UpBlock, pooled
+from tests.networks import discriminator_settings, generator_settings, weights
 
 
 def discriminator(*, multi_scale: bool = False, attention: int | None = None) -> ResnetDiscriminator:
     torch.manual_seed(0)
-    return ResnetDiscriminator(
-        (3, 32, 32), (5, 2), width=8, max_width=12, attention=attention, multi_scale=multi_scale, dropout_share=0.0
-    )
+    settings = discriminator_settings("resnet", max_width=12, attention=attention, multi_scale=multi_scale)
+    return ResnetDiscriminator(settings, (3, 32, 32), (5, 2))
 
 
-def weights(network: nn.Module) -> int:
-    return sum(weight.numel() for weight in network.parameters())
+def generator(cardinalities: tuple[int, ...], attention: int | None) -> Generator:
+    settings = generator_settings("resnet", max_width=12, embedding_dim=2, attention=attention)
+    return Generator(settings, 6, (3, 32, 32), cardinalities)
 
 
 def convolutions(block: nn.Module) -> list[nn.Conv2d]:
@@ -60,8 +61,7 @@ def test_attention_stands_where_the_settings_say() -> None:
     network = discriminator(attention=8)
     kinds = [[type(module) for module in stage.children()] for stage in network.body]
     assert kinds == [[DownBlock], [DownBlock, SelfAttention], [DownBlock, DownBlock]]
-    generator = Generator(6, (3, 32, 32), (), width=8, max_width=12, embedding_dim=2, attention=16, dropout_share=0.0)
-    assert [type(module) for module in generator.body] == [UpBlock, UpBlock, SelfAttention, UpBlock]
+    assert [type(module) for module in generator((), attention=16).body] == [UpBlock, UpBlock, SelfAttention, UpBlock]
 
 
 @pytest.mark.parametrize("activate", [True, False])
@@ -140,7 +140,7 @@ def test_the_discriminator_has_the_papers_layers() -> None:
 
 
 def test_the_generator_has_the_papers_layers() -> None:
-    network = Generator(6, (3, 32, 32), (5,), width=8, max_width=12, embedding_dim=2, attention=None, dropout_share=0.0)
+    network = generator((5,), attention=None)
 
     def block(before: int, after: int) -> int:
         return 2 * before + 9 * before * after + 2 * after + 9 * after * after + before * after
