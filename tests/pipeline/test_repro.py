@@ -119,12 +119,12 @@ def test_dvc_shows_metrics_and_plots(project: Path) -> None:
 
 
 def test_a_changed_setting_runs_what_depends_on_it_and_shows_in_the_diffs(copy: Path) -> None:
-    set_params(copy, {"train.vae.optimizer.lr": 0.002})
+    set_params(copy, {"train.vae.optimizer.warmup": 1000})
     before = (copy / "models/gan/weights.safetensors").read_bytes()
     stages = run(copy, "dvc", "status", "--json").stdout
     assert list(json.loads(stages)) == ["ingest", "train@vae"]
     changed = json.loads(run(copy, "dvc", "params", "diff", "--json").stdout)
-    assert changed["params.yaml"]["train.vae.optimizer.lr"].items() >= {"old": 0.001, "new": 0.002}.items()
+    assert changed["params.yaml"]["train.vae.optimizer.warmup"].items() >= {"old": 2000, "new": 1000}.items()
     output = run(copy, "dvc", "repro").stdout
     assert "Running stage 'train@vae'" in output
     assert "Running stage 'gate@vae'" in output or "Stage 'gate@vae' is cached" in output
@@ -137,10 +137,10 @@ def test_a_changed_setting_runs_what_depends_on_it_and_shows_in_the_diffs(copy: 
 
 def test_wrong_settings_stop_before_any_work(copy: Path) -> None:
     made = {path: path.read_bytes() for path in copy.glob("models/**/*") if path.is_file()}
-    set_params(copy, {"train.vae.latent_dim": -3, "data.subset": 700})
+    set_params(copy, {"train.vae.autoencoder.latent_dim": -3, "data.subset": 700})
     done = run(copy, "dvc", "repro", status=None)
     assert done.returncode != 0
-    assert "latent_dim: found -3; input should be greater than or equal to 1" in done.stderr
+    assert "autoencoder.latent_dim: found -3; input should be greater than or equal to 1" in done.stderr
     assert "Traceback" not in done.stderr
     assert "ingest:" not in done.stdout
     assert {path: path.read_bytes() for path in made} == made
