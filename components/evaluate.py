@@ -179,6 +179,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         with resumed_run(args.run):
             evaluation = evaluate(settings, args.prepared, args.weights, args.model, args.out, args.pictures)
             _log_to_mlflow(evaluation, args.pictures)
+        print(f"{args.model}: measured with {evaluation.protocol}", flush=True)
         for name, value in evaluation.metrics.items():
             print(f"{args.model}: {name} = {value:.6g}", flush=True)
 

@@ -1,5 +1,8 @@
 """Logs a trained model as an MLflow pyfunc model, with all that loading it takes."""
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -58,16 +61,27 @@ def package(model_dir: Path, attributes: AttributeValues, registered_name: str, 
     Returns:
         The number of the new version.
     """
-    logged = mlflow.pyfunc.log_model(
-        name="model",
-        python_model=str(PACKAGE / "serving.py"),
-        artifacts={"model": str(model_dir)},
-        code_paths=[str(PACKAGE)],
-        signature=signature(attributes),
-        input_example=input_example(attributes),
-        pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
-    )
+    with _no_bytecode():
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(PACKAGE / "serving.py"),
+            artifacts={"model": str(model_dir)},
+            code_paths=[str(PACKAGE)],
+            signature=signature(attributes),
+            input_example=input_example(attributes),
+            pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+        )
     return str(mlflow.register_model(logged.model_uri, registered_name, tags=tags).version)
+
+
+@contextmanager
+def _no_bytecode() -> Iterator[None]:
+    """MLflow tries the model before it uploads it: what Python compiles on the way would be uploaded too."""
+    before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
+    try:
+        yield
+    finally:
+        sys.dont_write_bytecode = before
 
 
 def signature(attributes: AttributeValues) -> ModelSignature:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+import mlflow
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
@@ -101,7 +102,25 @@ class QualityChecks(Callback):
         self._next_due, self._without_better = settings.every, 0
         self._extractor: FeatureExtractor | None = None
 
+    @property
+    def protocol(self) -> str:
+        """What the distances depend on besides the model, in the form of `components.protocol`."""
+        values = {
+            "features": EffLite0.name,
+            "resolution": self.settings.resolution,
+            "split": "val",
+            "samples": f"{len(self.rows)}x{self.settings.samples}",
+            "seed": self.seed,
+            "model": "ema-if-kept",
+            "dataset": self.info.digest[:12],
+        }
+        return "; ".join(f"{name}={value}" for name, value in values.items())
+
     def on_train_start(self, trainer: Trainer, _module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            print(f"quality: {METRIC} is measured with {self.protocol}", flush=True)
+            if mlflow.active_run() is not None:
+                mlflow.set_tag("vitrine.val_protocol", self.protocol)
         if len(self.rows) < FEW and trainer.is_global_zero:
             print(
                 f"warning: the split val has {len(self.rows)} images: {METRIC} is little more than noise; raise "

@@ -341,7 +341,7 @@ def test_the_stage_refuses_another_family_or_dataset(prepared: Path, vae: Path, 
 
 
 def test_the_stage_writes_its_files_and_goes_on_in_the_run(
-    prepared: Path, vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Path, vae: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -357,6 +357,7 @@ def test_the_stage_writes_its_files_and_goes_on_in_the_run(
     main([*arguments, f"--out={out}", "--pictures=reports/evaluation"])
 
     content = json.loads(Path(out).read_text(), parse_constant=pytest.fail)
+    assert f"vae: measured with {content['protocol']}" in capsys.readouterr().out
     assert content["weights_sha256"] == json.loads((vae / "model.json").read_text())["weights_sha256"]
     names = {path.name for path in Path("reports/evaluation").iterdir()}
     assert names == {"samples.png", "real_and_generated.png", "reconstructions.png"}

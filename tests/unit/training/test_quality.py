@@ -139,7 +139,9 @@ def test_the_best_weights_of_a_training_are_kept(prepared: Path, capsys: pytest.
     assert best is not None
     assert (best.step, best.images_seen, best.value) == (BEST, BEST * BATCH, found[BEST])
     assert float(model.steps_done.detach()) == BEST
-    assert capsys.readouterr().out.count("best so far") == 2
+    said = capsys.readouterr().out
+    assert said.count("best so far") == 2
+    assert "measured with features=efflite0; resolution=32; split=val; samples=48x48; seed=5; model=ema" in said
 
 
 def test_a_check_is_the_evaluators_distance(prepared: Path) -> None:
