@@ -76,7 +76,9 @@ def test_one_step_changes_every_trained_weight(family: str, tmp_path: Path) -> N
     unchanged = [
         name for name, weight in model.named_parameters() if name in before and torch.equal(weight, before[name])
     ]
-    assert unchanged == []
+    # A relativistic loss looks at differences of logits alone: what shifts them all has no gradient.
+    shifts = {"discriminator.head.bias"} if getattr(model.settings, "loss", None) == "relativistic" else set()
+    assert set(unchanged) <= shifts
 
 
 def test_two_trainings_with_one_seed_are_the_same(family: str, tmp_path: Path) -> None:
