@@ -83,7 +83,7 @@ def stage_widths(size: int, width: int, max_width: int | None = None) -> list[in
     """
     if size < 2 * BASE_SIZE or size & (size - 1):
         found = f"images are {size} pixels wide; the networks need a power of two of at least {2 * BASE_SIZE}"
-        raise InputError(f"{found}: correct prepare.resolution in params.yaml")
+        raise InputError(f"{found}: correct prepare.size in params.yaml")
     stages = (size // BASE_SIZE).bit_length() - 1
     widths = [width * 2**stage for stage in range(stages)]
     return widths if max_width is None else [min(max_width, channels) for channels in widths]
