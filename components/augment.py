@@ -9,6 +9,7 @@ random augmentations out; docs/augmentation.md has the measured comparison).
 
 import math
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -198,7 +199,7 @@ def contact_sheet(split: Split, settings: AugmentSettings, seed: int) -> Image.I
     generator = torch.Generator().manual_seed(seed)
     shown = dict(list(rows_by_category(split).items())[:SHEET_ROWS])
     rows = [int(found[int(torch.randint(len(found), (), generator=generator))]) for found in shown.values()]
-    originals = torch.from_numpy(split.images_NCHW[rows])
+    originals = torch.from_numpy(split.gather(np.array(rows)))
     conditions = torch.from_numpy(split.conditions_NA[rows]).repeat_interleave(SHEET_COLUMNS - 1, dim=0)
     repeated = to_float(originals.repeat_interleave(SHEET_COLUMNS - 1, dim=0))
     draws = whole_batch(seed, len(repeated))

@@ -72,10 +72,28 @@ class Split:
         ]
         return np.stack(columns, axis=1).astype(np.int64)
 
-    @cached_property
-    def images_NCHW(self) -> NDArray[np.uint8]:
-        """All images; still mapped if they are in one shard, else in memory."""
-        return self.shards[0] if len(self.shards) == 1 else np.concatenate(self.shards)
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        channels, height, width = self.shards[0].shape[1:]
+        return channels, height, width
+
+    def gather(
+        self, rows_N: NDArray[np.int64] | None = None, out_NCHW: NDArray[np.uint8] | None = None
+    ) -> NDArray[np.uint8]:
+        """Copies images into memory, in the order of the rows; only these are read.
+
+        Args:
+            rows_N: None: all.
+            out_NCHW: where to; None: a new array.
+        """
+        rows_N = np.arange(len(self)) if rows_N is None else rows_N
+        out_NCHW = np.empty((len(rows_N), *self.image_shape), np.uint8) if out_NCHW is None else out_NCHW
+        ends = np.cumsum([len(shard) for shard in self.shards])
+        shards_N = np.searchsorted(ends, rows_N, side="right")
+        for place, (row, shard) in enumerate(zip(rows_N.tolist(), shards_N.tolist(), strict=True)):
+            out_NCHW[place] = self.shards[shard][row - ends[shard]]  # counted from the shard's end
+        return out_NCHW
 
 
 def load_info(prepared_dir: Path) -> DatasetInfo:

@@ -50,7 +50,7 @@ def _real_and_generated(model: GenerativeModel, split: Split, shown: Rows, seed:
     chosen = np.concatenate([np.resize(rows, COLUMNS) for rows in shown.values()])
     # Other latents than in samples.png: twice as many samples are seen.
     fakes = _generated(model, split, chosen, seed + 1)
-    return labelled_grids([("real", torch.from_numpy(split.images_NCHW[chosen])), ("generated", fakes)], list(shown))
+    return labelled_grids([("real", torch.from_numpy(split.gather(chosen))), ("generated", fakes)], list(shown))
 
 
 def _reconstructions(model: GenerativeModel, split: Split, shown: Rows) -> Image.Image:
@@ -63,5 +63,4 @@ def _reconstructions(model: GenerativeModel, split: Split, shown: Rows) -> Image
 
 
 def _generated(model: GenerativeModel, split: Split, rows: NDArray[np.int64], seed: int) -> Tensor:
-    shape = split.images_NCHW.shape[1:]
-    return torch.cat(list(Samples(model, split.conditions_NA[rows], (shape[0], shape[1], shape[2]), seed)))
+    return torch.cat(list(Samples(model, split.conditions_NA[rows], split.image_shape, seed)))

@@ -95,7 +95,7 @@ class Reconstructions:
 def real_images(split: Split, rows: NDArray[np.int64]) -> Iterator[Tensor]:
     """Yields a split's images at the given rows, uint8 (n, C, H, W), read as they are needed."""
     for start in range(0, len(rows), IMAGES_AT_ONCE):
-        yield torch.from_numpy(split.images_NCHW[rows[start : start + IMAGES_AT_ONCE]])
+        yield torch.from_numpy(split.gather(rows[start : start + IMAGES_AT_ONCE]))
 
 
 def _count_nonfinite(images_NCHW: Tensor) -> int:

@@ -13,7 +13,7 @@ from components.dataset import Split
 from components.errors import InputError
 from components.images import to_float
 from components.training.draws import step_seed
-from components.training.images import ImagesOnDevice, ImagesOnDisk, TrainingImages, fit_on_device, gathered
+from components.training.images import ImagesOnDevice, ImagesOnDisk, TrainingImages, fit_on_device
 
 IMAGES_AT_ONCE = 200
 GOLDEN = (5**0.5 - 1) / 2
@@ -153,7 +153,7 @@ def training_images(
     rows = np.arange(len(split)) if rows is None else rows
     for start in range(0, len(rows), IMAGES_AT_ONCE):
         chosen = rows[start : start + IMAGES_AT_ONCE]
-        images = torch.from_numpy(gathered(split, chosen)).to(device)
+        images = torch.from_numpy(split.gather(chosen)).to(device)
         yield to_float(images), torch.from_numpy(split.conditions_NA[chosen]).to(device)
 
 

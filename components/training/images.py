@@ -7,7 +7,6 @@ from typing import Protocol
 import numpy as np
 import psutil
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from components.dataset import Split
@@ -31,7 +30,7 @@ class ImagesOnDevice:
 
     def __init__(self, split: Split, device: torch.device, rows_of: RowsOfStep) -> None:
         self._rows_of = rows_of
-        self._images_NCHW = torch.empty(len(split), *split.shards[0].shape[1:], dtype=torch.uint8, device=device)
+        self._images_NCHW = torch.empty(len(split), *split.image_shape, dtype=torch.uint8, device=device)
         start = 0
         for shard in split.shards:
             # Copied, since torch warns of arrays that must not be written to.
@@ -79,24 +78,10 @@ class ImagesOnDisk:
 
     def _gather(self, rows_N: Tensor) -> Tensor:
         """Rows in the order asked for; in pinned memory where a GPU fetches them."""
-        shape = (len(rows_N), *self._split.shards[0].shape[1:])
+        shape = (len(rows_N), *self._split.image_shape)
         images_NCHW = torch.empty(shape, dtype=torch.uint8, pin_memory=self._device.type == "cuda")
-        gather(self._split, rows_N.numpy(), images_NCHW.numpy())
+        self._split.gather(rows_N.numpy(), images_NCHW.numpy())
         return images_NCHW
-
-
-def gather(split: Split, rows_N: NDArray[np.int64], out_NCHW: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Copies images of a split to `out_NCHW`, in the order of the rows; only these are read."""
-    ends = np.cumsum([len(shard) for shard in split.shards])
-    shards_N = np.searchsorted(ends, rows_N, side="right")
-    for place, (row, shard) in enumerate(zip(rows_N.tolist(), shards_N.tolist(), strict=True)):
-        out_NCHW[place] = split.shards[shard][row - ends[shard]]  # counted from the shard's end
-    return out_NCHW
-
-
-def gathered(split: Split, rows_N: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Images of a split at the given rows, uint8 (n, C, H, W), in memory; only these are read."""
-    return gather(split, rows_N, np.empty((len(rows_N), *split.shards[0].shape[1:]), np.uint8))
 
 
 def fit_on_device(split: Split, device: torch.device, processes: int) -> bool:

@@ -115,7 +115,7 @@ class Replay(GenerativeModel):
     def __init__(self, prepared: Path) -> None:
         super().__init__(family_settings("gan", check_params().train.families["gan"]))
         split = load_split(prepared, "train")
-        self.images_NCHW = torch.from_numpy(split.images_NCHW.copy())
+        self.images_NCHW = torch.from_numpy(split.gather())
         self.categories_N = torch.from_numpy(split.conditions_NA[:, 0])
 
     def optimise(self, step: Step) -> dict[str, Tensor]:
@@ -267,7 +267,7 @@ def test_nan_in_the_images_makes_every_metric_nan(prepared: Path) -> None:
 def test_reconstructions_are_measured_where_there_are_any(prepared: Path) -> None:
     split = load_split(prepared, "test")
     rows = chosen_rows(len(split), settings())
-    original = split.images_NCHW[rows].astype(np.float64)
+    original = split.gather(rows).astype(np.float64)
     error = np.mean((original - np.clip(original - 10, 0, 255)) ** 2)
     metrics = evaluate_model(Dims(prepared), settings(), prepared).metrics
     assert_close(metrics["reconstruction_psnr"], 10 * math.log10(255**2 / error), rtol=1e-6, atol=0)
@@ -312,7 +312,7 @@ def test_pictures_show_what_they_say(prepared: Path) -> None:
     assert list(made) == ["samples.png", "real_and_generated.png", "reconstructions.png"]
     assert "reconstructions.png" not in pictures(Replay(prepared), split, seed=1)
     # Each real image stands enlarged in the left grid: find the first bag's pixels there.
-    first_bag = split.images_NCHW[np.flatnonzero(split.conditions_NA[:, 0] == 0)[0], 0]
+    first_bag = split.gather()[np.flatnonzero(split.conditions_NA[:, 0] == 0)[0], 0]
     enlarged = first_bag.repeat(2, axis=0).repeat(2, axis=1)
     sheet = np.asarray(made["real_and_generated.png"].convert("L"))
     windows = np.lib.stride_tricks.sliding_window_view(sheet[:120, :300], (64, 64))

@@ -96,7 +96,7 @@ def test_photos_of_many_sizes_become_one(tmp_path: Path, make_raw: Any, encoded:
     sizes = RNG.integers(1, 200, (120, 2))
     photos = [make_photo(encoded(noise(*size)), number) for number, size in enumerate(sizes)]
     run(make_raw(tmp_path / "raw", photos), tmp_path, SETTINGS.model_copy(update={"size": 64, "fit": "resize"}))
-    assert load_split(tmp_path / "prepared", "train").images_NCHW.shape[1:] == (1, 64, 64)
+    assert load_split(tmp_path / "prepared", "train").image_shape == (1, 64, 64)
 
 
 def test_nothing_left_is_named(tmp_path: Path, make_raw: Any, make_photo: MakePhoto) -> None:

@@ -18,7 +18,6 @@ from components.training.images import (
     ImagesOnDevice,
     ImagesOnDisk,
     fit_on_device,
-    gathered,
 )
 from tests.prepared import write_prepared
 
@@ -71,7 +70,7 @@ def test_steps_may_come_in_any_order(split: Split) -> None:
 
 def test_rows_of_several_shards_are_read_in_the_order_asked_for(split: Split) -> None:
     rows = np.array([36, 0, 9, 10, 29, 30, 10])
-    assert np.array_equal(gathered(split, rows), np.concatenate(split.shards)[rows])
+    assert np.array_equal(split.gather(rows), np.concatenate(split.shards)[rows])
 
 
 def test_all_training_images_in_chunks_whatever_the_shards(split: Split) -> None:
