@@ -1,8 +1,10 @@
 """Convolutional encoder and decoder of images, conditional on any number of attributes.
 
-Residual networks without normalisation: each block starts as the identity and grows by learned scales
-(SkipInit: De and Smith, 2020, arXiv:2002.10444). Batch normalisation would make an image's latents
-depend on its neighbours in the batch, and a step depend on how the batch is divided.
+DCGAN's stacks of convolutions (Radford et al., 2015, arXiv:1511.06434), with residual blocks at each
+resolution where there is time for them: each starts as the identity and grows by learned scales (SkipInit: De
+and Smith, 2020, arXiv:2002.10444). The decoder normalises each image by itself (Ba et al., 2016,
+arXiv:1607.06450): batch normalisation would make an image depend on its neighbours in the batch, and a step
+on how the batch is divided.
 """
 
 from typing import Annotated
@@ -12,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
-from components.networks.blocks import BASE_SIZE, ConditionEmbedding
+from components.networks.blocks import BASE_SIZE, ConditionEmbedding, stage_widths
 from components.settings import Section
 
 SLOPE = 0.2
@@ -29,12 +31,6 @@ class AutoencoderSettings(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="share of the channels that are zeroed within a residual block while training"
     )
-
-
-def channel_plan(settings: AutoencoderSettings, size: int) -> list[int]:
-    """Channels at half the resolution of images (size, size) and each halving of it down to 4 pixels."""
-    stages = (size // BASE_SIZE).bit_length() - 1
-    return [min(settings.max_width, settings.width * 2**stage) for stage in range(stages)]
 
 
 class ResidualBlock(nn.Module):
@@ -62,22 +58,18 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         channels, size, _ = image_shape
-        widths = channel_plan(settings, size)
-        # Each 2 by 2 pixels become one with four times the channels: no convolution at full resolution.
-        layers: list[nn.Module] = [nn.PixelUnshuffle(2), nn.Conv2d(4 * channels, widths[0], 3, padding=1)]
-        for index, width in enumerate(widths):
-            if index:
-                layers.append(nn.Conv2d(widths[index - 1], width, 4, stride=2, padding=1))
+        layers: list[nn.Module] = []
+        for width in stage_widths(size, settings.width, settings.max_width):
+            layers.append(nn.Conv2d(channels, width, 4, stride=2, padding=1))
             layers += [ResidualBlock(width, settings.dropout) for _ in range(settings.encoder_blocks)]
-            # With blocks, each begins with an activation; a plain stack needs its own.
-            if not settings.encoder_blocks:
-                layers.append(nn.LeakyReLU(SLOPE))
+            layers.append(nn.LeakyReLU(SLOPE))
+            channels = width
         self.body = nn.Sequential(*layers)
         self.embedding = ConditionEmbedding(cardinalities, settings.embedding_dim)
-        self.head = nn.Linear(widths[-1] * BASE_SIZE**2 + self.embedding.dim, 2 * settings.latent_dim)
+        self.head = nn.Linear(channels * BASE_SIZE**2 + self.embedding.dim, 2 * settings.latent_dim)
 
     def forward(self, images_NCHW: Tensor, conditions_NA: Tensor) -> tuple[Tensor, Tensor]:
-        features = leaky_relu(self.body(images_NCHW), SLOPE).flatten(1)
+        features = self.body(images_NCHW).flatten(1)
         joined = torch.cat([features, self.embedding(conditions_NA).to(features.dtype)], dim=1)
         mean, log_variance = self.head(joined).float().chunk(2, dim=1)
         return mean, log_variance.clamp(*LOG_VARIANCES)
@@ -86,9 +78,9 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """Latents (N, latent_dim) and conditions (N, A) to images (N, C, S, S) in [-1, 1].
 
-    Resolution is doubled bilinearly, which leaves no checkerboard (Odena et al., 2016,
-    doi:10.23915/distill.00003), after a convolution at the lower resolution, which costs a quarter. With
-    channels shuffled into pixels at the end instead, one could see it in smooth cloth.
+    DCGAN's stack of transposed convolutions, with each image's own normalisation in place of the batch's. In
+    place of bilinear enlargement after convolutions at the lower resolution it learns to reconstruct in about
+    half the images (docs/training.md).
     """
 
     def __init__(
@@ -96,30 +88,23 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         channels, size, _ = image_shape
-        widths = channel_plan(settings, size)[::-1]
+        widths = stage_widths(size, settings.width, settings.max_width)[::-1]
         self.embedding = ConditionEmbedding(cardinalities, settings.embedding_dim)
-        self.stem = nn.Linear(settings.latent_dim + self.embedding.dim, widths[0] * BASE_SIZE**2)
+        self.stem = nn.Linear(settings.latent_dim + self.embedding.dim, widths[0] * BASE_SIZE**2, bias=False)
         layers: list[nn.Module] = []
         for index, width in enumerate(widths):
             if index:
-                layers += [nn.Conv2d(widths[index - 1], width, 3, padding=1), bilinear_doubling()]
+                layers.append(nn.ConvTranspose2d(widths[index - 1], width, 4, stride=2, padding=1, bias=False))
+            layers.append(nn.GroupNorm(1, width))
             layers += [ResidualBlock(width, settings.dropout) for _ in range(settings.decoder_blocks)]
             layers.append(nn.LeakyReLU(SLOPE))
-        fine = max(8, widths[-1] // 2)
-        layers += [nn.Conv2d(widths[-1], fine, 3, padding=1), bilinear_doubling(), nn.LeakyReLU(SLOPE)]
-        layers += [nn.Conv2d(fine, fine, 3, padding=1), nn.LeakyReLU(SLOPE), nn.Conv2d(fine, channels, 3, padding=1)]
-        layers.append(nn.Tanh())
+        layers += [nn.ConvTranspose2d(widths[-1], channels, 4, stride=2, padding=1), nn.Tanh()]
         self.body = nn.Sequential(*layers)
 
     def forward(self, z_ND: Tensor, conditions_NA: Tensor) -> Tensor:
         stem = self.stem(torch.cat([z_ND, self.embedding(conditions_NA)], dim=1))
         images: Tensor = self.body(stem.view(len(z_ND), -1, BASE_SIZE, BASE_SIZE))
         return images
-
-
-def bilinear_doubling() -> nn.Module:
-    """(N, C, H, W) to (N, C, 2H, 2W)."""
-    return nn.Upsample(scale_factor=2, mode="bilinear", align_corners=False)
 
 
 class Prior(nn.Module):

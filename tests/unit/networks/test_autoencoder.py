@@ -1,8 +1,8 @@
 import pytest
 import torch
-from torch.nn.functional import conv2d, leaky_relu
+from torch.nn.functional import conv2d, conv_transpose2d, leaky_relu, linear
 
-from components.networks.autoencoder import Autoencoder, AutoencoderSettings, Prior, ResidualBlock, channel_plan
+from components.networks.autoencoder import Autoencoder, AutoencoderSettings, Prior, ResidualBlock
 
 
 def settings(**changes: int) -> AutoencoderSettings:
@@ -40,16 +40,44 @@ def test_every_weight_gets_a_gradient_with_any_conditions(blocks: int, cardinali
     assert [name for name, weight in network.named_parameters() if weight.grad is None or not weight.grad.any()] == []
 
 
-def test_an_images_latents_do_not_hang_on_the_others() -> None:
+def test_images_and_latents_do_not_hang_on_the_others() -> None:
     torch.manual_seed(0)
     network = Autoencoder(settings(), (1, 32, 32), (3,)).train()
     images, conditions = torch.rand(6, 1, 32, 32), torch.arange(6)[:, None] % 3
     whole, _ = network.encoder(images, conditions)
     torch.testing.assert_close(network.encoder(images[:2], conditions[:2])[0], whole[:2], rtol=1e-4, atol=1e-5)
+    made = network.decoder(whole, conditions)[:2]
+    torch.testing.assert_close(network.decoder(whole[:2], conditions[:2]), made, rtol=1e-4, atol=1e-5)
 
 
-def test_channels_double_up_to_the_most_there_may_be() -> None:
-    assert channel_plan(settings(width=24, max_width=100), 256) == [24, 48, 96, 100, 100, 100]
+def test_plain_stacks_follow_a_plain_formula() -> None:
+    torch.manual_seed(0)
+    network = Autoencoder(settings(encoder_blocks=0, decoder_blocks=0), (1, 16, 16), (3,))
+    images, conditions = torch.rand(4, 1, 16, 16), torch.tensor([[0], [1], [2], [1]])
+    weights = dict(network.named_parameters())
+
+    features = images
+    for place in ("body.0", "body.2"):
+        weight, bias = weights[f"encoder.{place}.weight"], weights[f"encoder.{place}.bias"]
+        features = leaky_relu(conv2d(features, weight, bias, stride=2, padding=1), 0.2)
+    joined = torch.cat([features.flatten(1), weights["encoder.embedding.tables.0.weight"][conditions[:, 0]]], dim=1)
+    expected = linear(joined, weights["encoder.head.weight"], weights["encoder.head.bias"])
+    mean, log_variance = network.encoder(images, conditions)
+    torch.testing.assert_close(torch.cat([mean, log_variance], dim=1), expected)
+
+    joined = torch.cat([mean, weights["decoder.embedding.tables.0.weight"][conditions[:, 0]]], dim=1)
+    features = linear(joined, weights["decoder.stem.weight"]).view(4, 16, 4, 4)
+    features = leaky_relu(standardised(features), 0.2)
+    features = conv_transpose2d(features, weights["decoder.body.2.weight"], stride=2, padding=1)
+    features = leaky_relu(standardised(features), 0.2)
+    last = conv_transpose2d(features, weights["decoder.body.5.weight"], weights["decoder.body.5.bias"], 2, 1)
+    torch.testing.assert_close(network.decoder(mean, conditions), last.tanh(), rtol=1e-4, atol=1e-5)
+
+
+def standardised(features_NCHW: torch.Tensor) -> torch.Tensor:
+    """Each image's features less their mean, over their deviation."""
+    mean = features_NCHW.mean(dim=(1, 2, 3), keepdim=True)
+    return (features_NCHW - mean) / (features_NCHW.var(dim=(1, 2, 3), keepdim=True, correction=0) + 1e-5).sqrt()
 
 
 def test_block_starts_as_the_identity_and_follows_a_plain_formula() -> None:
@@ -63,7 +91,10 @@ def test_block_starts_as_the_identity_and_follows_a_plain_formula() -> None:
 
 
 def test_number_of_weights() -> None:
-    """Counted by hand: convolutions k^2 * in * out + out, blocks with a scale per channel, linear layers, tables."""
+    """Counted by hand: convolutions k^2 * in * out + out, blocks with a scale per channel, linear layers, tables.
+
+    Normalised layers have two numbers per channel; what comes before them has no bias.
+    """
     network = Autoencoder(settings(), (1, 32, 32), (3,))
 
     def convolution(kernel: int, inner: int, outer: int) -> int:
@@ -73,10 +104,10 @@ def test_number_of_weights() -> None:
         return 2 * convolution(3, width, width) + width
 
     table, blocks = 3 * 3, block(8) + 2 * block(16)
-    encoder = convolution(3, 4, 8) + convolution(4, 8, 16) + convolution(4, 16, 16) + blocks
+    encoder = convolution(4, 1, 8) + convolution(4, 8, 16) + convolution(4, 16, 16) + blocks
     encoder += (16 * 16 + 3) * 10 + 10 + table
-    decoder = table + (5 + 3) * 256 + 256 + blocks + convolution(3, 16, 16) + convolution(3, 16, 8)
-    decoder += 2 * convolution(3, 8, 8) + convolution(3, 8, 1)
+    stages = 4**2 * 16 * 16 + 4**2 * 16 * 8 + convolution(4, 8, 1)
+    decoder = table + (5 + 3) * 256 + blocks + stages + 2 * (16 + 16 + 8)
     prior = table + 3 * 10 + 10
     assert sum(weight.numel() for weight in network.parameters()) == encoder + decoder + prior
 
