@@ -119,7 +119,7 @@ class LatentDensity(nn.Module):
         latents, conditions = latents_ND.double().cpu().numpy(), conditions_NA.cpu().numpy()
         # The sums of several threads differ from time to time in their last bits.
         with threadpool_limits(limits=1):
-            fitted = Mixtures(latents, self.components)
+            fitted = Mixtures(latents, self.components, fallback=bool(self.cardinalities))
             if self.cardinalities:
                 fitted.add_values(conditions[:, 0], len(self.mixture_of_value))
             if len(self.cardinalities) > 1:
