@@ -77,7 +77,7 @@ class Gan(GenerativeModel):
             scalars |= self.update(generator_optimizer, step, partial(self._generate, shared))
             self.discriminator.requires_grad_(True)
         half_life = value_at(self.settings.ema_half_life, step.progress)
-        self.ema.update(self.generator, self.settings.batch_size, half_life)
+        self.ema.update(self.settings.batch_size, half_life)
         return scalars
 
     def _fakes(self, part: MicroBatch) -> Tensor:

@@ -55,7 +55,7 @@ class Vae(VariationalModel):
         beta = self.beta(step.images_seen)
         scalars = self.update(optimizer, step, partial(self._loss, beta))
         half_life = value_at(self.settings.ema_half_life, step.progress)
-        self.ema.update(self.networks, self.settings.batch_size, half_life)
+        self.ema.update(self.settings.batch_size, half_life)
         return scalars | {"beta": torch.full((), beta, device=self.device)}
 
     def _loss(self, beta: float, part: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -68,7 +68,7 @@ class VaeGan(VariationalModel):
         due = due_penalties(self.settings.penalties, step)
         scalars |= self.update(discriminator_optimizer, step, partial(self._discriminate, due, fakes))
         half_life = value_at(self.settings.ema_half_life, step.progress)
-        self.ema.update(self.networks, self.settings.batch_size, half_life)
+        self.ema.update(self.settings.batch_size, half_life)
         return scalars | {"beta": torch.full((), beta, device=self.device)}
 
     def _autoencode(self, beta: float, fakes: dict[int, Tensor], part: MicroBatch) -> tuple[Tensor, dict[str, Tensor]]:

@@ -1,7 +1,9 @@
 """Weights that follow a network's as an exponential moving average: what is sampled, judged and served."""
 
 from copy import deepcopy
+from dataclasses import dataclass
 from itertools import chain
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,9 +28,10 @@ class Average(nn.Module):
         self.module = deepcopy(network).requires_grad_(False)
         # In a tuple, for as an attribute the network would be a part of this module and be saved twice.
         self._followed = (network,)
+        self._pairs: _Pairs | None = None
 
     @torch.no_grad()
-    def update(self, network: nn.Module, images: int, half_life: float) -> None:
+    def update(self, images: int, half_life: float) -> None:
         """Moves towards the network.
 
         Args:
@@ -36,12 +39,11 @@ class Average(nn.Module):
             half_life: images after which old weights count half; 0: none of them is kept.
         """
         share = 1.0 - 0.5 ** (images / half_life) if half_life else 1.0
-        pairs = list(zip(_tensors(self.module), _tensors(network), strict=True))
-        moved = [pair for pair in pairs if pair[0].is_floating_point()]
-        copied = [pair for pair in pairs if not pair[0].is_floating_point()]
-        if moved:
-            torch._foreach_lerp_([mine for mine, _ in moved], [theirs for _, theirs in moved], share)
-        for mine, theirs in copied:
+        # Walking through the modules takes as long as the update of a small network.
+        self._pairs = self._pairs or _Pairs.of(self.module, self._followed[0])
+        if self._pairs.mine:
+            torch._foreach_lerp_(self._pairs.mine, self._pairs.theirs, share)
+        for mine, theirs in self._pairs.copied:
             mine.copy_(theirs)
 
     @torch.no_grad()
@@ -54,6 +56,32 @@ class Average(nn.Module):
         """The averaged network, in evaluation mode."""
         module: nn.Module = self.module
         return module.eval()
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Self:
+        # Moved to a device or laid out anew, the weights lie elsewhere.
+        self._pairs = None
+        moved: Self = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return moved
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A copy follows another network.
+        return {**self.__dict__, "_pairs": None}
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Tensors of the average and of the network: moved together, and one by one copied."""
+
+    mine: list[Tensor]
+    theirs: list[Tensor]
+    copied: list[tuple[Tensor, Tensor]]
+
+    @classmethod
+    def of(cls, average: nn.Module, network: nn.Module) -> "_Pairs":
+        pairs = list(zip(_tensors(average), _tensors(network), strict=True))
+        moved = [pair for pair in pairs if pair[0].is_floating_point()]
+        copied = [pair for pair in pairs if not pair[0].is_floating_point()]
+        return cls([mine for mine, _ in moved], [theirs for _, theirs in moved], copied)
 
 
 def _tensors(network: nn.Module) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """The averaged weights against their formula."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -11,10 +12,14 @@ from components.networks.averaging import Average
 
 def network(value: float) -> nn.Module:
     layer = nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2))
+    set_all(layer, value)
+    return layer
+
+
+def set_all(layer: nn.Module, value: float) -> None:
     with torch.no_grad():
         for tensor in (*layer.parameters(), *layer.buffers()):
             tensor.fill_(value)
-    return layer
 
 
 def weights(average: Average) -> dict[str, torch.Tensor]:
@@ -23,19 +28,22 @@ def weights(average: Average) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("batch", [1, 10, 100])
 def test_after_a_half_life_old_weights_count_half(batch: int) -> None:
-    old, new = network(4.0), network(2.0)
-    average = Average(old)
+    followed = network(4.0)
+    average = Average(followed)
+    set_all(followed, 2.0)
     for _ in range(100 // batch):
-        average.update(new, batch, half_life=100.0)
+        average.update(batch, half_life=100.0)
     for name, weight in weights(average).items():
         expected = torch.full_like(weight, 2 if "num_batches" in name else 3)
         torch.testing.assert_close(weight, expected)
 
 
 def test_moving_weights_are_averaged_by_the_formula() -> None:
-    average, expected = Average(network(1.0)), 1.0
+    followed, expected = network(1.0), 1.0
+    average = Average(followed)
     for step in range(1, 6):
-        average.update(network(float(step)), 8, half_life=20.0)
+        set_all(followed, step)
+        average.update(8, half_life=20.0)
         kept = 0.5 ** (8 / 20)
         expected = kept * expected + (1 - kept) * step
     torch.testing.assert_close(weights(average)["0.weight"], torch.full((2, 3), expected))
@@ -44,10 +52,11 @@ def test_moving_weights_are_averaged_by_the_formula() -> None:
 
 
 def test_without_a_half_life_it_is_the_network() -> None:
-    torch.manual_seed(0)
-    average, new = Average(nn.Linear(3, 2)), nn.Linear(3, 2)
-    average.update(new, 1, half_life=0.0)
-    for name, weight in new.state_dict().items():
+    followed = network(1.0)
+    average = Average(followed)
+    set_all(followed, 3.0)
+    average.update(1, half_life=0.0)
+    for name, weight in followed.state_dict().items():
         torch.testing.assert_close(weights(average)[name], weight, rtol=0, atol=0)
 
 
@@ -61,7 +70,7 @@ def test_it_is_frozen_and_the_network_is_not() -> None:
 def test_gradients_do_not_reach_it() -> None:
     followed = network(1.0)
     average = Average(followed)
-    average.update(followed, 1, half_life=10.0)
+    average.update(1, half_life=10.0)
     assert all(tensor.grad_fn is None for tensor in average.module.parameters())
 
 
@@ -92,6 +101,28 @@ def test_a_copied_model_follows_its_own_network() -> None:
     copied.ema.give_back()
     assert original.network.state_dict()["0.weight"].eq(1.0).all()
     assert copied.network.state_dict()["0.weight"].eq(2.0).all()
+
+
+@pytest.mark.parametrize("change", [nn.Module.double, lambda module: module.to(memory_format=torch.channels_last)])
+def test_it_follows_weights_that_were_moved_or_laid_out_anew(change: Callable[[nn.Module], nn.Module]) -> None:
+    followed = nn.Conv2d(2, 2, 3)
+    average = Average(followed)
+    average.update(1, half_life=1.0)
+    change(nn.ModuleList([followed, average]))
+    set_all(followed, 7.0)
+    average.update(1, half_life=0.0)
+    assert all(weight.eq(7.0).all() for weight in weights(average).values())
+
+
+def test_a_copy_made_in_the_course_of_a_training_moves_on_its_own() -> None:
+    followed = network(1.0)
+    average = Average(followed)
+    average.update(1, half_life=1.0)
+    copied_network, copied = copy.deepcopy((followed, average))
+    set_all(copied_network, 5.0)
+    copied.update(1, half_life=0.0)
+    assert weights(copied)["0.weight"].eq(5.0).all()
+    assert weights(average)["0.weight"].eq(1.0).all()
 
 
 def test_it_is_asked_in_evaluation_mode() -> None:

@@ -37,7 +37,7 @@ class Brightness(GenerativeModel):
     def optimise(self, step: Step) -> dict[str, Tensor]:
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         scalars = self.update(optimizer, step, self._loss)
-        self.ema.update(self.network, self.settings.batch_size, 50.0)
+        self.ema.update(self.settings.batch_size, 50.0)
         self.steps += 1
         return scalars
 
