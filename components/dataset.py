@@ -78,16 +78,13 @@ class Split:
         channels, height, width = self.shards[0].shape[1:]
         return channels, height, width
 
-    def gather(
-        self, rows_N: NDArray[np.int64] | None = None, out_NCHW: NDArray[np.uint8] | None = None
-    ) -> NDArray[np.uint8]:
+    def gather(self, rows_N: NDArray[np.int64], out_NCHW: NDArray[np.uint8] | None = None) -> NDArray[np.uint8]:
         """Copies images into memory, in the order of the rows; only these are read.
 
         Args:
-            rows_N: None: all.
+            rows_N: which images.
             out_NCHW: where to; None: a new array.
         """
-        rows_N = np.arange(len(self)) if rows_N is None else rows_N
         out_NCHW = np.empty((len(rows_N), *self.image_shape), np.uint8) if out_NCHW is None else out_NCHW
         ends = np.cumsum([len(shard) for shard in self.shards])
         shards_N = np.searchsorted(ends, rows_N, side="right")

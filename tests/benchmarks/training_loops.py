@@ -107,7 +107,7 @@ def bare_loop(
     model: GenerativeModel, settings: FamilySettings, common: TrainCommonSettings, split: Split, device: torch.device
 ) -> Callable[[int], None]:
     """Readies a model that is on the device; what is returned does so many steps."""
-    images = torch.from_numpy(split.gather()).to(device)
+    images = torch.from_numpy(np.concatenate(split.shards)).to(device)
     conditions = torch.from_numpy(split.conditions_NA).to(device)
     step = bare_gan(model) if isinstance(model, Gan) else bare_vae(model)
     done = 0

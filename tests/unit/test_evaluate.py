@@ -115,7 +115,7 @@ class Replay(GenerativeModel):
     def __init__(self, prepared: Path) -> None:
         super().__init__(family_settings("gan", check_params().train.families["gan"]))
         split = load_split(prepared, "train")
-        self.images_NCHW = torch.from_numpy(split.gather())
+        self.images_NCHW = torch.from_numpy(np.concatenate(split.shards))
         self.categories_N = torch.from_numpy(split.conditions_NA[:, 0])
 
     def optimise(self, step: Step) -> dict[str, Tensor]:
@@ -312,7 +312,7 @@ def test_pictures_show_what_they_say(prepared: Path) -> None:
     assert list(made) == ["samples.png", "real_and_generated.png", "reconstructions.png"]
     assert "reconstructions.png" not in pictures(Replay(prepared), split, seed=1)
     # Each real image stands enlarged in the left grid: find the first bag's pixels there.
-    first_bag = split.gather()[np.flatnonzero(split.conditions_NA[:, 0] == 0)[0], 0]
+    first_bag = np.concatenate(split.shards)[np.flatnonzero(split.conditions_NA[:, 0] == 0)[0], 0]
     enlarged = first_bag.repeat(2, axis=0).repeat(2, axis=1)
     sheet = np.asarray(made["real_and_generated.png"].convert("L"))
     windows = np.lib.stride_tricks.sliding_window_view(sheet[:120, :300], (64, 64))

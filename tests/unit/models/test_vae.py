@@ -2,6 +2,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -138,7 +139,7 @@ def test_fitted_samples_come_from_where_the_images_of_their_condition_are_encode
     model, split = vae(beta=0.01, density={"components": 2, "images": 600}), load_split(prepared, "train")
     trained(model, prepared, steps=40)
     model.fit_sampling(lambda: training_images(split, torch.device("cpu")))
-    images, conditions = to_float(torch.from_numpy(split.gather())), torch.from_numpy(split.conditions_NA)
+    images, conditions = to_float(torch.from_numpy(np.concatenate(split.shards))), torch.from_numpy(split.conditions_NA)
     encoded, _ = model.averaged().encoder(images, conditions)
     for value in range(3):
         own = encoded[conditions[:, 0] == value]
