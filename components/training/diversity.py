@@ -32,12 +32,11 @@ def within_category_distance(images_NCHW: Tensor, conditions_NA: Tensor) -> Tens
     with torch.autocast(images_NCHW.device.type, enabled=False):
         coarse_NCHW = adaptive_avg_pool2d(images_NCHW.float(), (min(height, COARSE), min(width, COARSE)))
         flat_ND = coarse_NCHW.flatten(1)
-        # The plain differences: through a matrix product, as cdist does it, small ones drown in rounding.
-        distances_NN = torch.cdist(flat_ND, flat_ND, compute_mode="donot_use_mm_for_euclid_dist")
-        distances_NN = distances_NN / flat_ND.shape[1] ** 0.5
-    pairs_NN = torch.ones(count, count, dtype=torch.bool, device=images_NCHW.device).triu(diagonal=1)
+        # Of the plain differences: through a matrix product small ones drown in rounding.
+        distances = torch.pdist(flat_ND) / flat_ND.shape[1] ** 0.5
+    first, second = torch.triu_indices(count, count, offset=1, device=images_NCHW.device)
+    counted = torch.ones(len(distances), dtype=torch.bool, device=images_NCHW.device)
     if conditions_NA.shape[1]:
-        first_N = conditions_NA[:, 0]
-        pairs_NN = pairs_NN & (first_N[:, None] == first_N[None, :])
-    mean: Tensor = (distances_NN * pairs_NN).sum() / pairs_NN.sum().clamp_min(1)
+        counted = conditions_NA[first, 0] == conditions_NA[second, 0]
+    mean: Tensor = (distances * counted).sum() / counted.sum().clamp_min(1)
     return mean

@@ -12,7 +12,7 @@ from lightning import Callback, LightningModule, Trainer
 
 from components.errors import InputError
 from components.generative import BlockLog, GenerativeModel
-from components.settings import WatchdogSettings, WatchSettings
+from components.settings import WatchdogSettings
 from components.training.reporting import Recorder
 
 TAG = "vitrine.diagnosis"
@@ -80,6 +80,19 @@ WATCHES = {
 """By the names of their settings. A family chooses by the scalars that it returns from `optimise`."""
 
 
+@dataclass(frozen=True)
+class _Judgement:
+    """What a block says of a watched quantity.
+
+    Attributes:
+        problem: in words; of the threshold `stop` if that was passed.
+    """
+
+    warned: bool
+    stopped: bool
+    problem: str
+
+
 class Watchdogs(Callback):
     """Looks at each block's log and at the weights, before anything is made of them.
 
@@ -116,29 +129,35 @@ class Watchdogs(Callback):
         log: BlockLog = outputs["log"]
         if problem := _nonfinite_scalar(log) or _nonfinite_weight(log, module):
             self._stop(log, problem, self._advice_for_divergence())
-        for name, watch in WATCHES.items():
-            if (value := watch.value(log)) is not None:
-                self._judge(name, watch, value, log, loud=trainer.is_global_zero)
+        found = {name: value for name, watch in WATCHES.items() if (value := watch.value(log)) is not None}
+        judged = {name: self._judge(name, value, log) for name, value in found.items()}
         self.images_seen = log.images_seen
+        # In one call, for each asks the tracking server.
+        values = {f"watch_{name}": value for name, value in found.items()}
+        values |= {f"warning_{name}": float(judgement.warned) for name, judgement in judged.items()}
+        if values:
+            self.recorder.record(log.last_step, values)
+        for name, judgement in judged.items():
+            advice = WATCHES[name].advice.format(family=self.family)
+            if judgement.stopped:
+                self._stop(log, judgement.problem, advice)
+            if judgement.warned and name not in self.told:
+                self.told.append(name)
+                if trainer.is_global_zero:
+                    print(f"warning: {self.family}: {judgement.problem}. Try {advice}", flush=True)
 
-    def _judge(self, name: str, watch: Watch, value: float, log: BlockLog, *, loud: bool) -> None:
-        """Counts the block for or against a watched quantity, records it, warns or stops."""
-        thresholds: WatchSettings = getattr(self.settings, name)
+    def _judge(self, name: str, value: float, log: BlockLog) -> _Judgement:
+        """Counts the block for or against a watched quantity."""
+        watch, thresholds = WATCHES[name], getattr(self.settings, name)
         warned, stopped = (
             self._held(f"{name}.{level}", watch.past(value, getattr(thresholds, level)), log)
             for level in ("warn", "stop")
         )
-        self.recorder.record(log.last_step, {f"watch_{name}": value, f"warning_{name}": float(warned)})
-        advice = watch.advice.format(family=self.family)
-        found = f"{name} is {value:.3g} at step {log.last_step}, and was {watch.bad}"
-        over = f"over the last {self.settings.patience} images and more"
-        if stopped:
-            self._stop(log, f"{watch.diagnosis} ({found} {thresholds.stop} {over})", advice)
-        if warned and name not in self.told:
-            self.told.append(name)
-            if loud:
-                problem = f"{watch.diagnosis} ({found} {thresholds.warn} {over})"
-                print(f"warning: {self.family}: {problem}. Try {advice}", flush=True)
+        problem = (
+            f"{watch.diagnosis} ({name} is {value:.3g} at step {log.last_step}, and was {watch.bad} "
+            f"{thresholds.stop if stopped else thresholds.warn} over the last {self.settings.patience} images and more)"
+        )
+        return _Judgement(warned, stopped, problem)
 
     def _held(self, counter: str, past: bool, log: BlockLog) -> bool:
         """Whether a quantity has been past a threshold for long enough, this block counted."""
@@ -193,8 +212,8 @@ def _nonfinite_weight(log: BlockLog, module: LightningModule) -> str | None:
     ]
     if not named:
         return None
-    norms = torch._foreach_norm([tensor for _, tensor in named], float("inf"))
-    if torch.stack([norm.float() for norm in norms]).isfinite().all():
+    # A sum is finite only if all its terms are. It is the cheapest question; it may overflow, so that it is no answer.
+    if torch.stack([tensor.sum().float() for _, tensor in named]).isfinite().all():
         return None
-    name = next(name for (name, _), norm in zip(named, norms, strict=True) if not norm.isfinite())
-    return f"the weight {name} holds NaN or infinity after step {log.last_step}"
+    broken = next((name for name, tensor in named if not tensor.isfinite().all()), None)
+    return None if broken is None else f"the weight {broken} holds NaN or infinity after step {log.last_step}"

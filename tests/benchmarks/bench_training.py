@@ -6,8 +6,9 @@ PREPARED: what `prepare` made. Each family is trained with its settings of param
 losses and batches in each way; what is compared takes turns, medians of the rounds of one run:
 
 - bare: a loop in PyTorch written for the limit: see `tests.benchmarks.training_loops`.
-- vitrine: `components.train.train` with all that it does between steps, recorded into a local MLflow store;
-  checks of quality are timed apart. From its second block of steps to its last.
+- vitrine: `components.train.train` with all that it does between steps, recorded into a local MLflow store, from its
+  second block of steps to its last; checks of quality and grids of samples, a few in a whole training, are timed
+  apart.
 - ordinary: the same networks in a LightningModule with `self.log` in each step, a folder of PNG files and a
   DataLoader with workers.
 
@@ -42,6 +43,7 @@ from components.train import TrainingFolders, train
 from components.training.acceleration import accelerate
 from components.training.batches import StepBlock
 from components.training.quality import QualityChecks
+from components.training.reporting import SampleGrids
 from tests.benchmarks.measuring import PROJECT, cpu_of_children
 from tests.benchmarks.training_loops import Task, bare_loop, ordinary_training, write_pngs
 
@@ -93,9 +95,13 @@ def bare(task: Task) -> Rate:
 
 @dataclass
 class Spent:
-    """Seconds of the checks of quality, one by one."""
+    """Seconds of what happens a few times in a whole training, one by one.
+
+    In the short trainings of a benchmark these would weigh as much as in none of a user's.
+    """
 
     checks: list[float]
+    grids: list[float]
 
 
 def vitrine(task: Task, spent: Spent) -> Rate:
@@ -116,29 +122,34 @@ def vitrine(task: Task, spent: Spent) -> Rate:
     # One block before those that are timed, and one after them.
     images = (task.steps + 2 * task.common.log_every) * task.settings.batch_size
     settings = task.settings.model_copy(update={"images": images})
-    common = task.common.model_copy(update={"quality": None})
+    common = task.common.model_copy(update={"quality": None, "grids": 1})
     with in_new_folder() as folder, patch.object(GenerativeModel, "training_step", timed):
         train(task.family, settings, common, task.prepared, TrainingFolders(folder / "w", folder / "r"))
-        spent.checks += seconds_of_a_check(task)
+    time_the_rare(task, spent)
     return rates[-1]
 
 
-def seconds_of_a_check(task: Task) -> list[float]:
-    """A training that is one block long and judged at its end."""
-    if task.common.quality is None:
-        return []
-    found: list[float] = []
-    original = QualityChecks.on_train_batch_end
+def time_the_rare(task: Task, spent: Spent) -> None:
+    """A training that is one block long, at whose end samples are drawn and, where they are to be, judged."""
+    settings = task.settings.model_copy(update={"images": task.common.log_every * task.settings.batch_size})
+    common = task.common.model_copy(update={"grids": 2})
+    with (
+        in_new_folder() as folder,
+        patch.object(QualityChecks, "on_train_batch_end", timing(QualityChecks.on_train_batch_end, spent.checks)),
+        patch.object(SampleGrids, "on_train_batch_end", timing(SampleGrids.on_train_batch_end, spent.grids)),
+    ):
+        train(task.family, settings, common, task.prepared, TrainingFolders(folder / "w", folder / "r"))
+
+
+def timing(function: Callable[..., None], found: list[float]) -> Callable[..., None]:
+    """The function, whose calls leave their seconds."""
 
     def timed(*arguments: Any) -> None:
         started = time.perf_counter()
-        original(*arguments)
+        function(*arguments)
         found.append(time.perf_counter() - started)
 
-    settings = task.settings.model_copy(update={"images": task.common.log_every * task.settings.batch_size})
-    with in_new_folder() as folder, patch.object(QualityChecks, "on_train_batch_end", timed):
-        train(task.family, settings, task.common, task.prepared, TrainingFolders(folder / "w", folder / "r"))
-    return found
+    return timed
 
 
 @contextlib.contextmanager
@@ -187,7 +198,7 @@ def told(name: str, rates: list[Rate]) -> Rate:
 
 
 def compare(task: Task, rounds: int) -> None:
-    spent = Spent([])
+    spent = Spent([], [])
     ways: dict[str, Callable[[], Rate]] = {
         "bare": lambda: bare(task),
         "vitrine": lambda: vitrine(task, spent),
@@ -208,12 +219,16 @@ def compare(task: Task, rounds: int) -> None:
     print(
         f"{task.family}: {mflop:.0f} MFLOP per image, {medians['vitrine'].wall * mflop / 1e3:.1f} GFLOP/s", flush=True
     )
-    if task.common.quality is not None and spent.checks:
-        seconds = statistics.median(spent.checks)
-        share = seconds / (task.common.quality.every / medians["vitrine"].wall)
-        print(
-            f"{task.family}: a check of quality takes {seconds:.1f} s, {share:.1%} of the steps between two", flush=True
-        )
+    whole = task.settings.images / medians["vitrine"].wall
+    checks = 0 if task.common.quality is None else task.settings.images // task.common.quality.every
+    for name, times, seconds in (
+        ("grid of samples", task.common.grids - 1, spent.grids),
+        ("check of quality", checks, spent.checks),
+    ):
+        if times:
+            each = statistics.median(seconds)
+            share = each * times / whole
+            print(f"{task.family}: a {name} takes {each:.2f} s, all {times} {share:.1%} on top of a training's steps")
 
 
 def compare_peers(python: str, pngs: Path, rounds: int, seconds: float, threads: int) -> None:
