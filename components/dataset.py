@@ -18,7 +18,7 @@ from components.errors import InputError
 FORMAT = 1
 
 AttributeValues = dict[str, tuple[str, ...]]
-"""Per categorical attribute the values it can take, in the order of their indices."""
+"""Per categorical attribute the values it can take, in the order of their indices; empty: unconditional."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +65,11 @@ class Split:
 
     @cached_property
     def conditions_NA(self) -> NDArray[np.int64]:
-        """Index of each image's value in each attribute, (N, A)."""
-        columns = [
-            pd.Categorical(self.manifest[name], categories=list(values)).codes
-            for name, values in self.attributes.items()
-        ]
-        return np.stack(columns, axis=1).astype(np.int64)
+        """Index of each image's value in each attribute, (N, A); (N, 0) without attributes."""
+        codes_NA = np.empty((len(self), len(self.attributes)), np.int64)
+        for column, (name, values) in enumerate(self.attributes.items()):
+            codes_NA[:, column] = pd.Categorical(self.manifest[name], categories=list(values)).codes
+        return codes_NA
 
     @property
     def image_shape(self) -> tuple[int, int, int]:

@@ -37,7 +37,7 @@ class Evaluation:
 
     Attributes:
         metrics: by name; NaN where a metric could not be computed.
-        by_category: metrics per category that the split holds.
+        by_category: metrics per category that the split holds; empty without conditions.
         protocol: `Protocol.text`; only results of equal protocols may be compared.
     """
 
@@ -202,7 +202,9 @@ def _real_features(
 
 
 def _positions_by_category(split: Split, rows: NDArray[np.int64]) -> dict[str, Tensor]:
-    """Where in `rows` each category's images stand; a category without any is left out."""
+    """Where in `rows` each category's images stand; a category without any is left out. Nothing without conditions."""
+    if not split.attributes:
+        return {}
     positions = {name: np.flatnonzero(np.isin(rows, found)) for name, found in rows_by_category(split).items()}
     return {name: torch.from_numpy(found) for name, found in positions.items() if len(found)}
 

@@ -154,10 +154,10 @@ def _facts_of_snapshot(raw_dir: Path, validated_dir: Path, conditions: Sequence[
     table = read_table(validated_dir / "facts.parquet", "validate")
     attributes = table.column_names[table.column_names.index("color_derived") + 1 :]
     unknown = [name for name in conditions if name not in ("category", *attributes)]
-    if unknown or not conditions:
+    if unknown:
         raise InputError(
             f"params.yaml: prepare.conditions: found {list(conditions)}; allowed are category and what the photos "
-            f"have, {', '.join(attributes)}, and at least one of them"
+            f"have, {', '.join(attributes)}, or none, []"
         )
     wanted = dict.fromkeys([*COLUMNS, *BOX, "color", "color_derived", *conditions])
     facts: pd.DataFrame = table.select(list(wanted)).to_pandas().sort_values("id", ignore_index=True)

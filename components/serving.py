@@ -33,8 +33,8 @@ class ProductImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defin
         """Generates images.
 
         Args:
-            model_input: DataFrame with a column per attribute (`category`), and `n` (images, 1 to
-                1024) and `seed`. The same row gives the same bytes.
+            model_input: DataFrame with a column per attribute (`category`; none of an unconditional
+                model), and `n` (images, 1 to 1024) and `seed`. The same row gives the same bytes.
 
         Returns:
             DataFrame with a row per image: the attributes, seed, index (0 to n - 1), png (bytes).

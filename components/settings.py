@@ -20,6 +20,8 @@ from ruamel.yaml.error import YAMLError
 from components.errors import InputError
 
 PARAMS_FILE = Path("params.yaml")
+REGISTRY = "models:/"
+"""What the address of a registered model version begins with."""
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -171,7 +173,8 @@ class PrepareSettings(Section):
         description="cut a plain background away but for this share of the product's longer side; null: no cropping"
     )
     conditions: list[str] = Field(
-        description="what the models are conditioned on: category, color or further attributes of the photos"
+        description="what the models are conditioned on: category, color or further attributes of the photos; "
+        "empty: nothing, unconditional models"
     )
     duplicates: DuplicateSettings | None = Field(description="null: only photos with the very same pixels")
     outliers: OutlierSettings | None = Field(description="null: they are not looked for")
@@ -225,8 +228,8 @@ class QualitySettings(Section):
 class WatchSettings(Section):
     """Thresholds of a watched quantity; null: none."""
 
-    warn: float | None
-    stop: float | None
+    warn: float | None = Field(ge=0)
+    stop: float | None = Field(ge=0)
 
 
 class WatchdogSettings(Section):
@@ -245,6 +248,22 @@ class WatchdogSettings(Section):
         description="latents of an encoder that depend on the image; bad below the thresholds"
     )
 
+    @field_validator("discriminator_accuracy")
+    @classmethod
+    def _is_a_share(cls, value: WatchSettings) -> WatchSettings:
+        if max(value.warn or 0.0, value.stop or 0.0) > 1:
+            raise ValueError(f"warn is {value.warn}, stop {value.stop}; a share of pairs is never above 1")
+        if value.warn is not None and value.stop is not None and value.stop < value.warn:
+            raise ValueError(f"stop is {value.stop:g}, below warn, {value.warn:g}; what is bad lies above both")
+        return value
+
+    @field_validator("diversity", "active_units")
+    @classmethod
+    def _stops_below_the_warning(cls, value: WatchSettings) -> WatchSettings:
+        if value.warn is not None and value.stop is not None and value.stop > value.warn:
+            raise ValueError(f"stop is {value.stop:g}, above warn, {value.warn:g}; what is bad lies below both")
+        return value
+
 
 class TrainCommonSettings(Section):
     seed: int = Field(ge=0, lt=2**32)
@@ -255,7 +274,7 @@ class TrainCommonSettings(Section):
         description="auto: bf16-mixed where the processor computes in bf16, else 32-true"
     )
     compile: Literal["auto", "on", "off"] = Field(
-        description="networks and losses through torch.compile; auto: on a GPU"
+        description="networks through torch.compile, losses as they are; auto: on a GPU"
     )
     keep_images: Literal["auto", "device", "disk"] = Field(
         description="training images in the device's memory as uint8, or read from the disk; auto: there if they fit"
@@ -309,13 +328,15 @@ class InitFrom(Section):
         description="models:/NAME/VERSION or models:/NAME@ALIAS of the registry, or the path of a folder with a model "
         "or of a checkpoint",
     )
-    allow: list[str] = Field(description="beginnings of names of weights that may be missing or of another shape")
+    allow: list[Annotated[str, Field(min_length=1)]] = Field(
+        description="beginnings of names of weights that may be missing or of another shape"
+    )
 
     @field_validator("source")
     @classmethod
     def _names_a_version(cls, value: str) -> str:
-        if value.startswith("models:/") and not re.fullmatch(r"models:/[^/@]+(/[0-9]+|@[^/@]+)", value):
-            raise ValueError("a registered version is given as models:/NAME/VERSION or models:/NAME@ALIAS")
+        if value.startswith(REGISTRY) and not re.fullmatch(rf"{REGISTRY}[^/@]+(/[0-9]+|@[^/@]+)", value):
+            raise ValueError(f"a registered version is given as {REGISTRY}NAME/VERSION or {REGISTRY}NAME@ALIAS")
         return value
 
 

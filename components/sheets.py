@@ -17,16 +17,18 @@ LABEL_LENGTH = 28
 """Signs of a label that are shown; of a longer one, its beginning and its end."""
 
 Rows = dict[str, NDArray[np.int64]]
-"""Per category the row numbers of its images in a split."""
+"""Per category the row numbers of its images in a split; without conditions those of all, under an empty name."""
 
 
 def category_attribute(attributes: AttributeValues) -> str:
-    """The attribute that results are broken down by: `category`, or else the first."""
+    """The attribute that results are broken down by: `category`, or else the first; there must be one."""
     return "category" if "category" in attributes else next(iter(attributes))
 
 
 def rows_by_category(split: Split) -> Rows:
-    """Row numbers of each category's images; a category without any is left out."""
+    """Row numbers of each category's images; a category without any is left out. See `Rows`."""
+    if not split.attributes:
+        return {"": np.arange(len(split))}
     name = category_attribute(split.attributes)
     codes_N = split.conditions_NA[:, list(split.attributes).index(name)]
     rows = {value: np.flatnonzero(codes_N == code) for code, value in enumerate(split.attributes[name])}

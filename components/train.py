@@ -14,19 +14,19 @@ from lightning import Callback, Trainer, seed_everything
 
 from components import generative, tracking
 from components.augment import augment, check_augment, is_off
-from components.check import check_params
+from components.check import check_batch, check_params, trained_settings
 from components.dataset import DatasetInfo, Split, load_info, load_split
 from components.errors import InputError
 from components.files import write_json
 from components.generative import GenerativeModel
-from components.models import available_models, family_settings
+from components.models import available_models
 from components.packaging import check_servable
 from components.settings import FamilySettings, TrainCommonSettings
 from components.stage import explained_errors, stage_parser
 from components.training.acceleration import accelerate
 from components.training.batches import training_images
 from components.training.checkpoints import State
-from components.training.fitting import Blocks, check_batch, choose_precision, end_at_once, fit, make_trainer
+from components.training.fitting import Blocks, choose_precision, end_at_once, fit, make_trainer
 from components.training.identity import fingerprint
 from components.training.quality import Best, QualityChecks
 from components.training.recording import log_inputs, write_history
@@ -40,6 +40,7 @@ from components.training.reporting import (
     sample_grid,
 )
 from components.training.saving import Checkpoints
+from components.training.schedules import value_at
 from components.training.shelf import Shelf
 from components.training.store import store_from_environment
 from components.training.transfer import initialise
@@ -149,6 +150,7 @@ def _recorded(
     first_step = 0 if state is None else state["step"]
     if state is not None:
         print(f"{family}: goes on after step {first_step} of {steps}", flush=True)
+    warn_of_short_training(family, training.settings)
     callbacks = [
         ProgressLines(family, steps, training.settings.batch_size, first_step),
         SampleGrids(split, common, steps, drawn),
@@ -161,6 +163,7 @@ def _recorded(
             raise
         raise type(error)(f"{error}\nthe last checkpoint, of before, is {path}") from None
     model = training.model
+    print(f"{family}: trained; what samples are drawn from is fitted, then the last grid is drawn", flush=True)
     model.fit_sampling(partial(training_images, split, model.device))
     picture = sample_grid(model, split, common.grid_columns, common.seed)
     log_last_grid(picture, folders.reports / "samples.png", steps, drawn)
@@ -176,7 +179,24 @@ def _recorded(
         **write_history(recorder.rows, folders.reports / "training.csv"),
     }
     write_json(folders.reports / "training.json", report)
+    whose = "the last step" if best is None else f"step {best.step}"
+    print(
+        f"{family}: weights of {whose} are in {folders.weights}, samples in {folders.reports / 'samples.png'}",
+        flush=True,
+    )
     return report
+
+
+def warn_of_short_training(family: str, settings: FamilySettings) -> None:
+    """Says so where averaged weights cannot get away from those of the start."""
+    half_life = max(value_at(settings.ema_half_life, progress) for progress in (0.0, 1.0))
+    if half_life > settings.images / 3:
+        print(
+            f"warning: {family}: samples are drawn from averaged weights, which will still be much like those of the "
+            f"start: train.{family}.ema_half_life is {half_life:g} images, the training has {settings.images}; a tenth "
+            "of it is usual",
+            flush=True,
+        )
 
 
 def _fit(training: Training, recorder: Recorder, others: list[Callback], checkpoints: Checkpoints) -> Best | None:
@@ -234,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = check_params(args.params)
         if args.model not in settings.train.families:
             raise InputError(f"{args.params}: train has no '{args.model}'; it has {sorted(settings.train.families)}")
-        family = family_settings(args.model, settings.train.families[args.model], str(args.params))
+        family = trained_settings(args.model, settings, args.params)
         train(args.model, family, settings.train.common, args.prepared, TrainingFolders(args.weights, args.reports))
 
 

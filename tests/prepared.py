@@ -54,3 +54,12 @@ def write_prepared(
     }
     (folder / "dataset.json").write_text(json.dumps(card))
     return folder
+
+
+def without_conditions(folder: Path) -> Path:
+    """Makes a prepared dataset one for unconditional models, as prepare writes it with `conditions: []`."""
+    card = json.loads((folder / "dataset.json").read_text())
+    manifest = pd.read_parquet(folder / "manifest.parquet")
+    manifest.drop(columns=list(card["attributes"])).to_parquet(folder / "manifest.parquet")
+    (folder / "dataset.json").write_text(json.dumps(card | {"attributes": {}}))
+    return folder

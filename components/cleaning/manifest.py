@@ -76,7 +76,8 @@ def make_manifest(photos: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFra
     """One row per image with its split and its place, sorted by split and id.
 
     `weight` balances the first condition: the mean count of its values in train over that of the
-    image's. Not combinations of conditions: the one purple hat would be drawn all the time.
+    image's. Not combinations of conditions: the one purple hat would be drawn all the time. Without conditions
+    all weights are 1.
     """
     manifest = photos.sort_values(["split", "id"], ignore_index=True)
     position = manifest.groupby("split").cumcount()
@@ -84,8 +85,10 @@ def make_manifest(photos: pd.DataFrame, conditions: Sequence[str]) -> pd.DataFra
         f"{split}-{number:05}.npy" for split, number in zip(manifest["split"], position // SHARD_ROWS, strict=True)
     ]
     manifest["row"] = (position % SHARD_ROWS).astype(np.int64)
-    trained = manifest.loc[manifest["split"] == "train", conditions[0]].value_counts()
-    manifest["weight"] = trained.mean() / manifest[conditions[0]].map(trained).astype(np.float64)
+    manifest["weight"] = 1.0
+    if conditions:
+        trained = manifest.loc[manifest["split"] == "train", conditions[0]].value_counts()
+        manifest["weight"] = trained.mean() / manifest[conditions[0]].map(trained).astype(np.float64)
     manifest = manifest.rename(columns={"group_id": "group"})
     return manifest[["id", "split", "shard", "row", "file_name", *conditions, "group", "weight", "place"]]
 

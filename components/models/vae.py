@@ -17,7 +17,7 @@ from components.generative import MicroBatch, Step
 from components.settings import OptimizerSettings
 from components.training.schedules import optimizer_for, schedule_optimizer, value_at
 from components.variational.laplacian import laplacian_loss
-from components.variational.likelihood import active_units, gaussian_kl, optimal_sigma_nll, reparametrised
+from components.variational.likelihood import gaussian_kl, optimal_sigma_nll, reparametrised
 from components.variational.model import VariationalModel, VariationalSettings
 
 if TYPE_CHECKING:
@@ -64,9 +64,10 @@ class Vae(VariationalModel):
         noise = part.draws.normal("latents", self.settings.autoencoder.latent_dim)
         reconstructions = self.networks.decoder(reparametrised(mean, log_variance, noise), conditions_NA).float()
         nll, sigma = optimal_sigma_nll(images_NCHW, reconstructions)
-        kl = gaussian_kl(mean, log_variance, *self.networks.prior(conditions_NA)).mean()
+        prior = self.networks.prior(conditions_NA)
+        kl = gaussian_kl(mean, log_variance, *prior).mean()
         nll = nll.mean()
-        scalars = {"nll": nll, "kl": kl, "negative_elbo": nll + kl, "sigma": sigma, "active_units": active_units(mean)}
+        scalars = {"nll": nll, "kl": kl, "negative_elbo": nll + kl, "sigma": sigma, **self.activity(mean, prior)}
         loss = nll + beta * kl
         if self.settings.laplacian:
             scalars["laplacian"] = laplacian_loss(images_NCHW, reconstructions).mean()

@@ -23,7 +23,7 @@ from components.networks.settings import DiscriminatorSettings
 from components.settings import OptimizerSettings
 from components.training.diversity import within_category_distance
 from components.training.schedules import optimizer_for, schedule_optimizer, value_at
-from components.variational.likelihood import active_units, gaussian_kl, optimal_sigma_nll, reparametrised
+from components.variational.likelihood import gaussian_kl, optimal_sigma_nll, reparametrised
 from components.variational.model import VariationalModel, VariationalSettings
 
 
@@ -101,7 +101,7 @@ class VaeGan(VariationalModel):
             "nll_features": nll_features,
             "kl": kl,
             "sigma": sigma,
-            "active_units": active_units(mean),
+            **self.activity(mean, (prior_mean, prior_log_variance)),
             "loss_generator": adversarial,
             "diversity_fake": within_category_distance(made, conditions_NA),
             "diversity_real": within_category_distance(images_NCHW, conditions_NA),

@@ -5,14 +5,21 @@ in [-1, 1]; a discriminator is a `components.networks.discriminator.Discriminato
 number of attributes, none too, and for square images of 8, 16, 32, ... pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from torch import nn
 
 from components.networks import dcgan, r3gan, resnet
 from components.networks.blocks import spectrally_normalised
 from components.networks.discriminator import Discriminator
-from components.networks.settings import Architecture, DiscriminatorSettings, GeneratorSettings, ImageShape
+from components.networks.settings import (
+    Architecture,
+    DiscriminatorSettings,
+    GeneratorSettings,
+    ImageShape,
+    UnfitError,
+)
 
 GENERATORS: dict[Architecture, Callable[[GeneratorSettings, int, ImageShape, tuple[int, ...]], nn.Module]] = {
     "dcgan": dcgan.Generator,
@@ -37,9 +44,10 @@ def build_generator(
         cardinalities: number of values per attribute.
 
     Raises:
-        InputError: an image's size or a width does not fit the settings.
+        InputError: the images' size, a width or another setting does not fit.
     """
-    return GENERATORS[settings.architecture](settings, latent_dim, image_shape, cardinalities)
+    with _named("generator"):
+        return GENERATORS[settings.architecture](settings, latent_dim, image_shape, cardinalities)
 
 
 def build_discriminator(
@@ -52,9 +60,19 @@ def build_discriminator(
         cardinalities: number of values per attribute.
 
     Raises:
-        InputError: an image's size or a width does not fit the settings.
+        InputError: the images' size, a width or another setting does not fit.
     """
-    network = DISCRIMINATORS[settings.architecture](settings, image_shape, cardinalities)
+    with _named("discriminator"):
+        network = DISCRIMINATORS[settings.architecture](settings, image_shape, cardinalities)
     if settings.spectral_norm:
         spectrally_normalised(network)
     return network
+
+
+@contextmanager
+def _named(section: str) -> Iterator[None]:
+    """Puts the section of a family's settings before the key of one that does not fit."""
+    try:
+        yield
+    except UnfitError as error:
+        raise UnfitError(f"{section}.{error}") from None

@@ -7,10 +7,10 @@ arXiv:1607.06450): batch normalisation would make an image depend on its neighbo
 on how the batch is divided.
 """
 
-from typing import Annotated
+from typing import Annotated, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn.functional import leaky_relu
 
@@ -31,6 +31,15 @@ class AutoencoderSettings(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         description="share of the channels that are zeroed within a residual block while training"
     )
+
+    @model_validator(mode="after")
+    def _has_blocks_for_its_dropout(self) -> Self:
+        if self.dropout and not self.encoder_blocks and not self.decoder_blocks:
+            raise ValueError(
+                f"dropout is {self.dropout:g}, but encoder_blocks and decoder_blocks are 0, and it acts within blocks "
+                "alone; make it 0 or give at least one block"
+            )
+        return self
 
 
 class ResidualBlock(nn.Module):

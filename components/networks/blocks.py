@@ -90,8 +90,9 @@ def stage_widths(size: int, width: int, max_width: int | None = None) -> list[in
 
 
 def pyramid_widths(size: int, width: int, max_width: int | None = None) -> list[int]:
-    """As `stage_widths`, with half of `width` for the image's full resolution in front."""
-    return [max(1, width // 2), *stage_widths(size, width, max_width)]
+    """As `stage_widths`, with half of `width`, bounded too, for the image's full resolution in front."""
+    full = max(1, width // 2)
+    return [full if max_width is None else min(max_width, full), *stage_widths(size, width, max_width)]
 
 
 def dropout(share: float) -> list[nn.Module]:

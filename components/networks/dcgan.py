@@ -8,6 +8,7 @@ take conditions.
 import torch
 from torch import Tensor, nn
 
+from components.networks.batch_norm import BatchNorm
 from components.networks.blocks import BASE_SIZE, ConditionEmbedding, dropout, embeddings, project, stage_widths
 from components.networks.discriminator import Discriminator
 from components.networks.settings import DiscriminatorSettings, GeneratorSettings, ImageShape
@@ -27,7 +28,7 @@ class Generator(nn.Module):
         widths = stage_widths(size, settings.width, settings.max_width)
         self.embedding = ConditionEmbedding(cardinalities, settings.embedding_dim)
         self.stem = nn.Linear(latent_dim + self.embedding.dim, widths[-1] * BASE_SIZE**2, bias=False)
-        self.stem_norm = nn.Sequential(nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True))
+        self.stem_norm = nn.Sequential(BatchNorm(widths[-1]), nn.ReLU(inplace=True))
         self.body = upsampling(widths, channels, settings.dropout)
         self.apply(init_dcgan)
 
@@ -78,7 +79,7 @@ def upsampling(widths: list[int], channels: int, dropout_share: float) -> nn.Seq
     for wide, narrow in zip(reversed(widths), reversed(widths[:-1]), strict=False):
         layers += [
             nn.ConvTranspose2d(wide, narrow, 4, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(narrow),
+            BatchNorm(narrow),
             nn.ReLU(inplace=True),
             *dropout(dropout_share),
         ]

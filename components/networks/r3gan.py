@@ -19,7 +19,6 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from components.errors import InputError
 from components.networks.blocks import (
     BASE_SIZE,
     ConditionEmbedding,
@@ -30,7 +29,13 @@ from components.networks.blocks import (
     upsample,
 )
 from components.networks.discriminator import Discriminator
-from components.networks.settings import DiscriminatorSettings, GeneratorSettings, ImageShape, NetworkSettings
+from components.networks.settings import (
+    DiscriminatorSettings,
+    GeneratorSettings,
+    ImageShape,
+    NetworkSettings,
+    UnfitError,
+)
 
 EXPANSION = 2
 """Channels inside a block, as a multiple of those outside."""
@@ -55,7 +60,7 @@ class Block(nn.Module):
             for branches of three layers.
 
     Raises:
-        InputError: the channels inside cannot be divided into groups of that size.
+        UnfitError: the channels inside cannot be divided into groups of that size.
     """
 
     def __init__(self, width: int, group_size: int, total: int, dropout_share: float) -> None:
@@ -63,8 +68,8 @@ class Block(nn.Module):
         inside = width * EXPANSION
         group = min(group_size, inside)
         if inside % group:
-            found = f"group_size is {group_size}, a block of {width} channels has {inside} inside"
-            raise InputError(f"{found}: choose a divisor of these in params.yaml, as 16 is of all multiples of 8")
+            found = f"group_size: found {group_size}, a block of {width} channels has {inside} inside"
+            raise UnfitError(f"{found}; choose a divisor of these, as 16 is of all multiples of 8")
         gain = GAIN * total ** (-1 / 4)
         self.layers = nn.Sequential(
             _scaled(nn.Conv2d(width, inside, 1), gain),
@@ -108,7 +113,7 @@ class Generator(nn.Module):
     """Latents (N, latent_dim) and conditions (N, A) to images (N, C, S, S) in [-1, 1].
 
     Raises:
-        InputError: see `Block`.
+        UnfitError: see `Block`.
     """
 
     def __init__(
@@ -137,7 +142,7 @@ class R3ganDiscriminator(Discriminator):
     """See `Discriminator`; its features are what the last block at each resolution gives, down to 4 pixels.
 
     Raises:
-        InputError: see `Block`.
+        UnfitError: see `Block`.
     """
 
     def __init__(

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate, relu
 
-from components.errors import InputError
 from components.networks.attention import SelfAttention
+from components.networks.batch_norm import BatchNorm
 from components.networks.blocks import BASE_SIZE, ConditionEmbedding, ProjectionHead, dropout, pyramid_widths
 from components.networks.discriminator import Discriminator
-from components.networks.settings import DiscriminatorSettings, GeneratorSettings, ImageShape
+from components.networks.settings import DiscriminatorSettings, GeneratorSettings, ImageShape, UnfitError
 
 
 class UpBlock(nn.Module):
@@ -23,10 +23,10 @@ class UpBlock(nn.Module):
     def __init__(self, before: int, after: int, dropout_share: float) -> None:
         super().__init__()
         # No biases: the next batch normalisation would take them out again.
-        self.activation = nn.Sequential(nn.BatchNorm2d(before), nn.ReLU(inplace=True))
+        self.activation = nn.Sequential(BatchNorm(before), nn.ReLU(inplace=True))
         self.first = nn.Conv2d(before, after, 3, padding=1, bias=False)
         self.second = nn.Sequential(
-            nn.BatchNorm2d(after),
+            BatchNorm(after),
             nn.ReLU(inplace=True),
             *dropout(dropout_share),
             nn.Conv2d(after, after, 3, padding=1, bias=False),
@@ -68,7 +68,7 @@ class Generator(nn.Module):
     """Latents (N, latent_dim) and conditions (N, A) to images (N, C, S, S) in [-1, 1].
 
     Raises:
-        InputError: there is no layer at the resolution that attention is to stand at.
+        UnfitError: there is no layer at the resolution that attention is to stand at.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Generator(nn.Module):
             if resolution == settings.attention:
                 self.body.append(SelfAttention(after))
         self.out = nn.Sequential(
-            nn.BatchNorm2d(widths[-1]), nn.ReLU(inplace=True), nn.Conv2d(widths[-1], channels, 3, padding=1), nn.Tanh()
+            BatchNorm(widths[-1]), nn.ReLU(inplace=True), nn.Conv2d(widths[-1], channels, 3, padding=1), nn.Tanh()
         )
         self.apply(init_resnet)
 
@@ -105,7 +105,7 @@ class ResnetDiscriminator(Discriminator):
     features and have equal weights).
 
     Raises:
-        InputError: there is no layer at the resolution that attention is to stand at.
+        UnfitError: there is no layer at the resolution that attention is to stand at.
     """
 
     def __init__(
@@ -152,7 +152,7 @@ def _double(features_NCHW: Tensor) -> Tensor:
 def _check_attention(attention: int | None, sizes: list[int]) -> None:
     if attention is not None and attention not in sizes:
         allowed = f"this network has layers at {sorted(sizes)} pixels"
-        raise InputError(f"attention is {attention}; {allowed}: choose one of these in params.yaml, or null")
+        raise UnfitError(f"attention: found {attention}; {allowed}: choose one of these, or null")
 
 
 def init_resnet(module: nn.Module) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from components.errors import InputError
 from components.settings import Section
 
 Architecture = Literal["dcgan", "resnet", "r3gan"]
@@ -25,6 +26,10 @@ ONLY = {
 
 NEEDED = {"r3gan": ("blocks", "group_size")}
 """Settings that an architecture does not work without."""
+
+
+class UnfitError(InputError):
+    """A setting that does not fit the others or the size of the images; the text begins with its key."""
 
 
 class NetworkSettings(Section):

@@ -260,7 +260,11 @@ def _outliers(tables: Tables) -> dict[str, Any]:
 
 def _splits(tables: Tables) -> dict[str, Any]:
     """Images per category and split."""
-    grouped = tables.manifest.group_by(["category", "split"]).aggregate([([], "count_all")]).to_pylist()
+    manifest = tables.manifest
+    if "category" not in manifest.column_names:  # it is none of the conditions
+        rows = pc.index_in(manifest["id"], tables.facts["id"])
+        manifest = manifest.append_column("category", tables.facts["category"].take(rows))
+    grouped = manifest.group_by(["category", "split"]).aggregate([([], "count_all")]).to_pylist()
     order = ("train", "val", "test")
     counts: dict[str, dict[str, int]] = {}
     for row in grouped:

@@ -185,9 +185,9 @@ class BalancedDraws:
             )
         generator = np.random.default_rng(seed)
         shuffled = generator.permutation(len(split))
-        # The last key counts first.
-        by_condition = np.lexsort(split.conditions_NA[shuffled].T[::-1])
-        self._images_N: NDArray[np.int64] = shuffled[by_condition]
+        # The last key counts first; of no key lexsort makes an error.
+        keys = split.conditions_NA[shuffled].T[::-1]
+        self._images_N: NDArray[np.int64] = shuffled[np.lexsort(keys)] if len(keys) else shuffled
         ends_N = np.cumsum(weights_N[self._images_N])
         self._ends_N = ends_N * (len(split) / ends_N[-1])
         self._start = float(generator.random())

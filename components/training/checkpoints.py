@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from components.errors import InputError
 from components.files import write_json, written_whole
 
 FORMAT = 1
 PATTERN = "step-*.json"
+
+STRICT = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+"""Of small files that are read back: what has a value of another type is damaged."""
 
 State = dict[str, Any]
 """What a checkpoint holds.
@@ -41,6 +45,8 @@ class Manifest:
         run_id: the training's MLflow run.
         time: when it was written, seconds since 1970.
     """
+
+    __pydantic_config__ = STRICT
 
     step: int
     images: int
@@ -76,9 +82,15 @@ def parsed_manifest(content: bytes, where: object) -> Manifest:
         DamagedError: it is none.
     """
     try:
-        return Manifest(**json.loads(content))
-    except (ValueError, TypeError) as error:
-        raise DamagedError(f"{where}: no manifest of a checkpoint: {error}") from None
+        return TypeAdapter(Manifest).validate_json(content)
+    except ValidationError as error:
+        raise DamagedError(f"{where}: no manifest of a checkpoint: {in_words(error)}") from None
+
+
+def in_words(error: ValidationError) -> str:
+    """What is wrong with a small file, in one line."""
+    found = [(".".join(map(str, entry["loc"])), entry["msg"]) for entry in error.errors()]
+    return "; ".join(f"{key}: {said}" if key else said for key, said in found)
 
 
 def encode(state: State) -> bytes:

@@ -95,21 +95,6 @@ def make_trainer(common: TrainCommonSettings) -> Trainer:
         ) from None
 
 
-def check_batch(family: str, settings: FamilySettings, common: TrainCommonSettings) -> None:
-    """Asks that the batch can be divided.
-
-    Raises:
-        InputError: it cannot.
-    """
-    parts = common.devices * common.nodes * settings.accumulate
-    if settings.batch_size % parts:
-        raise InputError(
-            f"params.yaml: train.{family}.batch_size is {settings.batch_size}, which cannot be divided by {parts}: "
-            f"train.common.devices {common.devices} * nodes {common.nodes} * train.{family}.accumulate "
-            f"{settings.accumulate}; give a multiple of {parts}"
-        )
-
-
 class Blocks(LightningDataModule):
     """The blocks that are left of a training, made when all processes know where it goes on."""
 

@@ -12,7 +12,7 @@ from components.settings import FamilySettings, TrainCommonSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 
-WITHOUT_EFFECT = {"keep_images", "checkpoint", "grids", "grid_columns"}
+WITHOUT_EFFECT = {"keep_images", "checkpoint", "grids", "grid_columns", "watchdogs"}
 """Settings of train.common that change no weight: a training goes on where they were changed."""
 
 

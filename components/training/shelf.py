@@ -20,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+from pydantic import TypeAdapter, ValidationError
 
 from components.files import write_json
 from components.training import checkpoints
@@ -42,6 +43,8 @@ class Attempt:
         run_id: MLflow's; None before it has one.
         finished: its outputs are written.
     """
+
+    __pydantic_config__ = checkpoints.STRICT
 
     attempt: str
     started: float
@@ -132,9 +135,9 @@ class Shelf:
 
     def _parsed(self, content: bytes, where: str) -> Attempt | None:
         try:
-            return Attempt(**json.loads(content))
-        except (ValueError, TypeError) as error:
-            self._warn(f"{where} is damaged ({error}) and not used")
+            return TypeAdapter(Attempt).validate_json(content)
+        except ValidationError as error:
+            self._warn(f"{where} is damaged ({checkpoints.in_words(error)}) and not used")
             return None
 
     def note_run(self, run_id: str) -> None:

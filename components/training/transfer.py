@@ -16,10 +16,8 @@ from components.dataset import AttributeValues, DatasetInfo
 from components.errors import InputError
 from components.files import sha256_file
 from components.generative import CARD, GenerativeModel, load_card, load_weights
-from components.settings import InitFrom
+from components.settings import REGISTRY, InitFrom
 from components.training.checkpoints import load_checkpoint
-
-REGISTRY = "models:/"
 
 
 @dataclass(frozen=True)

@@ -119,6 +119,7 @@ class Watchdogs(Callback):
         self.images_seen = 0
         self.past: dict[str, int] = {}  # by "<watch>.<threshold>": images without a break
         self.told: list[str] = []
+        self._newest: dict[str, float] = {}
 
     def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:
         """Judges a block.
@@ -131,6 +132,7 @@ class Watchdogs(Callback):
             self._stop(log, problem, self._advice_for_divergence())
         found = {name: value for name, watch in WATCHES.items() if (value := watch.value(log)) is not None}
         judged = {name: self._judge(name, value, log) for name, value in found.items()}
+        self._newest = found
         self.images_seen = log.images_seen
         # In one call, for each asks the tracking server.
         values = {f"watch_{name}": value for name, value in found.items()}
@@ -145,6 +147,18 @@ class Watchdogs(Callback):
                 self.told.append(name)
                 if trainer.is_global_zero:
                     print(f"warning: {self.family}: {judgement.problem}. Try {advice}", flush=True)
+
+    def on_train_end(self, trainer: Trainer, _module: LightningModule) -> None:
+        """Tells of what is bad at the end, though not for long enough: a training may be shorter than `patience`."""
+        for name, value in self._newest.items():
+            watch, thresholds = WATCHES[name], getattr(self.settings, name)
+            if trainer.is_global_zero and name not in self.told and watch.past(value, thresholds.warn):
+                advice = watch.advice.format(family=self.family)
+                print(
+                    f"warning: {self.family}: the training ends with {name} at {value:.3g}, {watch.bad} "
+                    f"{thresholds.warn}: {watch.diagnosis}. Train for longer, or try {advice}",
+                    flush=True,
+                )
 
     def _judge(self, name: str, value: float, log: BlockLog) -> _Judgement:
         """Counts the block for or against a watched quantity."""

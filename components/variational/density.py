@@ -23,6 +23,12 @@ if TYPE_CHECKING:
 COMBINATION_SHARE = 2
 """Room for components of combinations, over that for the values of the first condition."""
 FEWEST = 2
+WIDE = 100.0
+"""Deviation, the prior's being 1, beyond which a latent is fitted in units of its own.
+
+What regularises the fit is made for variances about 1. In far larger ones it is lost by rounding, and a covariance that
+is singular without it cannot be factored.
+"""
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 """2^64 over the golden ratio: its multiples, modulo 2^64, are spread evenly, and in no step with any period."""
 
@@ -117,24 +123,31 @@ class LatentDensity(nn.Module):
         from components.variational.mixtures import Mixtures
 
         latents, conditions = latents_ND.double().cpu().numpy(), conditions_NA.cpu().numpy()
+        deviations = latents.std(axis=0)
+        units = np.where(deviations > WIDE, deviations, 1.0)
         # The sums of several threads differ from time to time in their last bits.
         with threadpool_limits(limits=1):
-            fitted = Mixtures(latents, self.components, fallback=bool(self.cardinalities))
+            fitted = Mixtures(latents / units, self.components, fallback=bool(self.cardinalities))
             if self.cardinalities:
                 fitted.add_values(conditions[:, 0], len(self.mixture_of_value))
             if len(self.cardinalities) > 1:
                 keys = self._keys(torch.from_numpy(conditions)).numpy()
                 fitted.add_combinations(conditions[:, 0], keys, len(self.keys))
-        self._take(fitted)
+        self._take(fitted, units)
 
-    def _take(self, fitted: "Mixtures") -> None:
-        """Fills the buffers, so that nothing of an earlier fit is left."""
+    def _take(self, fitted: "Mixtures", units: "Floats") -> None:
+        """Fills the buffers, so that nothing of an earlier fit is left.
+
+        Args:
+            units: that the fitted latents were given in, (D,).
+        """
         for name, buffer in LatentDensity(self.dim, self.cardinalities, self.components).named_buffers():
             getattr(self, name).copy_(buffer)
         ends = np.concatenate([number + _ends(entry.weights_K) for number, entry in enumerate(fitted.all)])
         used, own = len(ends), len(fitted.of_key)
-        self.means_KD[:used] = torch.from_numpy(np.concatenate([entry.means_KD for entry in fitted.all]))
-        self.scales_KDD[:used] = torch.from_numpy(np.concatenate([entry.scales_KDD for entry in fitted.all]))
+        self.means_KD[:used] = torch.from_numpy(units * np.concatenate([entry.means_KD for entry in fitted.all]))
+        scales_KDD = np.concatenate([entry.scales_KDD for entry in fitted.all])
+        self.scales_KDD[:used] = torch.from_numpy(units[:, None] * scales_KDD)
         self.ends_K[:used] = torch.from_numpy(ends)
         for value, number in fitted.of_value.items():
             self.mixture_of_value[value] = number

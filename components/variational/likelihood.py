@@ -55,9 +55,18 @@ def reparametrised(mean_ND: Tensor, log_variance_ND: Tensor, noise_ND: Tensor) -
 
 
 @torch.no_grad()
-def active_units(mean_ND: Tensor) -> Tensor:
+def seen_from_prior(values_ND: Tensor, prior_mean_ND: Tensor, prior_log_variance_ND: Tensor) -> Tensor:
+    """Latents less the mean of their condition's prior, over its deviation, (N, D)."""
+    return (values_ND - prior_mean_ND) / (0.5 * prior_log_variance_ND).exp()
+
+
+def active_units(means_ND: Tensor) -> Tensor:
     """How many latents depend on the image: those whose posterior mean varies by more than 0.01.
 
-    Burda et al., 2015, arXiv:1509.00519, eq. 7. A latent that has collapsed stays at the prior's mean.
+    Burda et al., 2015, arXiv:1509.00519, eq. 7, who have one prior for all images.
+
+    Args:
+        means_ND: as seen from the prior (`seen_from_prior`): the mean of a latent that has collapsed onto a
+            prior per condition varies with the condition alone. At least two images.
     """
-    return (mean_ND.float().var(dim=0, correction=0) > ACTIVE_VARIANCE).sum().float()
+    return (means_ND.float().var(dim=0, correction=0) > ACTIVE_VARIANCE).sum().float()

@@ -12,12 +12,12 @@ from components.networks.autoencoder import Autoencoder, AutoencoderSettings
 from components.networks.averaging import Average
 from components.settings import FamilySettings
 from components.variational.density import DensitySettings, LatentDensity, encoded_images
-from components.variational.likelihood import reparametrised, warmed_up
+from components.variational.likelihood import active_units, reparametrised, seen_from_prior, warmed_up
 
 
 class VariationalSettings(FamilySettings):
     autoencoder: AutoencoderSettings
-    beta: float = Field(gt=0, description="weight of the KL divergence")
+    beta: float = Field(gt=0, description="weight of the KL divergence; other than 1: Higgins et al., 2017, beta-VAE")
     kl_warmup: int = Field(ge=0, description="images over which beta rises from 0")
     sampling: Literal["mixture", "prior"] = Field(
         description="what latents are drawn from: a mixture fitted to those of training images, or the prior"
@@ -51,6 +51,12 @@ class VariationalModel(GenerativeModel):
         seen = images_seen + self.settings.batch_size
         return warmed_up(self.settings.beta, self.settings.kl_warmup, seen)
 
+    @staticmethod
+    @torch.no_grad()
+    def activity(mean_ND: Tensor, prior: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        """The scalar that tells of posterior collapse; none of a single image, whose latents cannot vary."""
+        return {"active_units": active_units(seen_from_prior(mean_ND, *prior))} if len(mean_ND) > 1 else {}
+
     def averaged(self) -> Autoencoder:
         """The networks that are sampled and saved."""
         networks = self.ema.network()
@@ -66,9 +72,7 @@ class VariationalModel(GenerativeModel):
     def _seen_from_prior(self, images_NCHW: Tensor, conditions_NA: Tensor) -> Tensor:
         networks = self.averaged()
         mean, _ = networks.encoder(images_NCHW, conditions_NA)
-        prior_mean, prior_log_variance = networks.prior(conditions_NA)
-        latents: Tensor = (mean - prior_mean) / (0.5 * prior_log_variance).exp()
-        return latents
+        return seen_from_prior(mean, *networks.prior(conditions_NA))
 
     @torch.inference_mode()
     def sample(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:

@@ -165,7 +165,8 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         numbers = " | ".join(f"{found[metric]:.3g}" for metric in SHOWN)
         head = f"| {name} | {found['images']:,.0f} | {found['seconds']:.0f} | {found['parameters']:,.0f} |"
         lines.append(f"{head} {numbers} |")
-    return "\n".join(lines)
+    # One for all, unless params.yaml has changed since the first rows were measured.
+    return "\n".join([*lines, "", *dict.fromkeys(f"Measured with {found['protocol']}" for found in rows.values())])
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from components.dataset import load_split
 from components.generative import BlockLog, GenerativeModel
-from components.models import available_models, family_settings
+from components.models import family_settings
 from components.settings import TrainCommonSettings, load_settings
 from components.train import TrainingFolders, train
 from components.training.acceleration import accelerate
@@ -47,6 +47,8 @@ from components.training.reporting import SampleGrids
 from tests.benchmarks.measuring import PROJECT, cpu_of_children
 from tests.benchmarks.training_loops import Task, bare_loop, ordinary_training, write_pngs
 
+FAMILIES = ("gan", "vae")
+"""That the other ways can train as well: `tests.benchmarks.training_loops`."""
 WORKERS = 2
 PEERS = ("pythae-vae", "sngan-default")
 
@@ -190,6 +192,11 @@ def mflop_per_image(task: Task) -> float:
     return counter.get_total_flops() / (steps * task.settings.batch_size) / 1e6
 
 
+def work(rate: float, mflop: float) -> str:
+    """A rate, images per second, beside the work of an image: in words."""
+    return f"{mflop:.0f} MFLOP per image, {rate / mflop:.3g} images/s per MFLOP, {rate * mflop / 1e3:.1f} GFLOP/s"
+
+
 def told(name: str, rates: list[Rate]) -> Rate:
     wall, cpu = (statistics.median(getattr(rate, kind) for rate in rates) for kind in ("wall", "cpu"))
     each = ", ".join(f"{rate.wall:.0f}" for rate in rates)
@@ -215,10 +222,7 @@ def compare(task: Task, rounds: int) -> None:
         by_cpu = [mine.cpu / its.cpu for mine, its in zip(rates["vitrine"], rates[other], strict=True)]
         wall, cpu = statistics.median(ratios), statistics.median(by_cpu)
         print(f"{task.family}: vitrine / {other}: {wall:.3f}, by processor time {cpu:.3f}", flush=True)
-    mflop = mflop_per_image(task)
-    print(
-        f"{task.family}: {mflop:.0f} MFLOP per image, {medians['vitrine'].wall * mflop / 1e3:.1f} GFLOP/s", flush=True
-    )
+    print(f"{task.family}: {work(medians['vitrine'].wall, mflop_per_image(task))}", flush=True)
     whole = task.settings.images / medians["vitrine"].wall
     checks = 0 if task.common.quality is None else task.settings.images // task.common.quality.every
     for name, times, seconds in (
@@ -241,10 +245,9 @@ def compare_peers(python: str, pngs: Path, rounds: int, seconds: float, threads:
             output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
             found.append(json.loads(output.splitlines()[-1]))
         rate = statistics.median(one["rate"] for one in found)
-        mflop = found[0]["mflop"]
         print(
             f"{peer}: {rate:.1f} images/s, {found[0]['parameters'] / 1e6:.1f} million weights, "
-            f"{mflop:.0f} MFLOP per image, {rate * mflop / 1e3:.1f} GFLOP/s",
+            f"{work(rate, found[0]['mflop'])}",
             flush=True,
         )
 
@@ -252,7 +255,7 @@ def compare_peers(python: str, pngs: Path, rounds: int, seconds: float, threads:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("prepared", type=Path)
-    parser.add_argument("--families", nargs="+", default=["gan", "vae"], choices=available_models())
+    parser.add_argument("--families", nargs="+", default=FAMILIES, choices=FAMILIES)
     parser.add_argument("--params", type=Path, default=PROJECT / "params.yaml")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=50, help="rounded up to blocks of log_every steps")

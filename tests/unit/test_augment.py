@@ -18,7 +18,7 @@ from components.errors import InputError
 from components.settings import AugmentSettings
 from components.sheets import GAP, MARGIN
 from components.training.draws import Draws, whole_batch
-from tests.prepared import CATEGORIES, write_prepared
+from tests.prepared import CATEGORIES, without_conditions, write_prepared
 
 ZEROS: dict[str, Any] = {
     "flip": 0.0,
@@ -245,6 +245,18 @@ def test_an_unknown_condition_or_value_is_refused(flip_not: dict[str, list[str]]
         check_augment(settings(flip_not=flip_not), ATTRIBUTES)
 
 
+def test_without_conditions_none_can_be_named() -> None:
+    with pytest.raises(InputError, match=r"flip_not: no condition 'category'; prepare.conditions has \[\]"):
+        check_augment(settings(flip=0.5, flip_not={"category": ["shoe"]}), {})
+    check_augment(settings(flip=0.5), {})
+
+
+def test_without_conditions_all_may_be_mirrored(images: Tensor) -> None:
+    nothing = torch.zeros(COUNT, 0, dtype=torch.int64)
+    mirrored = augment(images, nothing, whole_batch(SEED, COUNT), settings(flip=1.0), {})
+    assert torch.equal(mirrored, images.flip(-1))
+
+
 def test_known_conditions_pass() -> None:
     check_augment(settings(flip=0.5, flip_not={"category": ["shoe"], "color": ["red", "blue"]}), ATTRIBUTES)
 
@@ -269,6 +281,11 @@ def test_versions_on_the_contact_sheet_differ(tmp_path: Path) -> None:
     assert len({cell.tobytes() for cell in cells}) == len(cells)
     again = image_cells(contact_sheet(split, settings(), seed=3))
     assert np.array_equal(cells[0], again[0])
+
+
+def test_the_contact_sheet_without_conditions_has_one_row(tmp_path: Path) -> None:
+    split = load_split(without_conditions(write_prepared(tmp_path, channels=3, size=64)), "train")
+    assert len(image_cells(contact_sheet(split, settings(**ALL), seed=3))) == 8
 
 
 def test_the_contact_sheet_refuses_what_a_training_would(tmp_path: Path) -> None:

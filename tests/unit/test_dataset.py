@@ -6,7 +6,7 @@ import pytest
 
 from components.dataset import load_info, load_split
 from components.errors import InputError
-from tests.prepared import CATEGORIES, write_prepared
+from tests.prepared import CATEGORIES, without_conditions, write_prepared
 
 
 def test_conditions_follow_the_manifest(tmp_path: Path) -> None:
@@ -14,6 +14,13 @@ def test_conditions_follow_the_manifest(tmp_path: Path) -> None:
     named = [CATEGORIES[index] for index in split.conditions_NA[:, 0]]
     assert named == split.manifest["category"].tolist()
     assert split.conditions_NA.shape == (96, 1)
+
+
+def test_without_conditions_there_are_rows_without_columns(tmp_path: Path) -> None:
+    split = load_split(without_conditions(write_prepared(tmp_path)), "train")
+    assert split.conditions_NA.shape == (96, 0)
+    assert split.conditions_NA.dtype == np.int64
+    assert load_info(tmp_path).cardinalities == ()
 
 
 def test_images_are_mapped_not_read(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch.testing import assert_close
 
 from components import features, generative, tracking
 from components.check import check_params
-from components.dataset import load_info, load_split
+from components.dataset import Split, load_info, load_split
 from components.errors import InputError
 from components.evaluate import chosen_rows, evaluate, evaluate_model, main
 from components.files import write_json
@@ -28,6 +29,8 @@ from components.pictures import pictures
 from components.protocol import assert_comparable
 from components.sampling import Samples
 from components.settings import EvaluateSettings
+from components.sheets import GAP, MARGIN
+from tests.prepared import without_conditions
 
 ROOT = Path(__file__).parents[2]
 CATEGORIES = ("bag", "t-shirt/top", "trouser")
@@ -170,6 +173,10 @@ class Dims(Replay):
         return images_NCHW - 10 / 127.5
 
 
+class DimNoise(Noise, Dims):
+    """Asks nothing of conditions."""
+
+
 class BreaksOnReconstruction(Dims):
     def reconstruct(self, images_NCHW: Tensor, conditions_NA: Tensor) -> Tensor:
         return super().reconstruct(images_NCHW, conditions_NA) / 0
@@ -206,6 +213,17 @@ def test_categories_are_told_apart(prepared: Path) -> None:
     assert evaluation.by_category["trouser"]["precision_efflite0"] < 0.1
     distances = {name: metrics["kd_efflite0"] for name, metrics in evaluation.by_category.items()}
     assert 10 * abs(distances["bag"]) < min(distances["t-shirt/top"], distances["trouser"])
+
+
+@pytest.fixture
+def unconditional(prepared: Path, tmp_path: Path) -> Path:
+    return without_conditions(Path(shutil.copytree(prepared, tmp_path / "unconditional")))
+
+
+def test_without_conditions_nothing_is_told_apart(prepared: Path, unconditional: Path) -> None:
+    evaluation = evaluate_model(Noise(prepared), settings(), unconditional)
+    assert evaluation.by_category == {}
+    assert evaluation.metrics == evaluate_model(Noise(prepared), settings(), prepared).metrics
 
 
 def test_batch_size_changes_nothing(prepared: Path) -> None:
@@ -317,6 +335,32 @@ def test_pictures_show_what_they_say(prepared: Path) -> None:
     sheet = np.asarray(made["real_and_generated.png"].convert("L"))
     windows = np.lib.stride_tricks.sliding_window_view(sheet[:120, :300], (64, 64))
     assert (windows == enlarged).all(axis=(2, 3)).sum() == 1
+
+
+def test_pictures_without_conditions_have_rows_of_different_images(prepared: Path, unconditional: Path) -> None:
+    made = pictures(DimNoise(prepared), load_split(unconditional, "test"), seed=1)
+    assert len({cell.tobytes() for cell in cells(made["samples.png"], columns=8)}) == 4 * 8
+    fakes = cells(made["real_and_generated.png"], columns=8, top=MARGIN)
+    assert len({cell.tobytes() for cell in fakes}) == 4 * 8
+    originals, reconstructions, *_ = np.split(np.stack(cells(made["reconstructions.png"], columns=8)), 4)
+    assert len({cell.tobytes() for cell in originals}) == 8
+    np.testing.assert_allclose(reconstructions, originals.clip(10) - 10.0, atol=1)
+
+
+def test_pictures_of_few_images_without_conditions(prepared: Path, unconditional: Path) -> None:
+    whole = load_split(unconditional, "test")
+    few = Split((whole.shards[0][:5],), whole.manifest[:5], {})
+    assert len(cells(pictures(DimNoise(prepared), few, seed=1)["reconstructions.png"], columns=5)) == 4 * 5
+
+
+def cells(sheet: Image.Image, columns: int, top: int = 0) -> list[np.ndarray[Any, np.dtype[np.uint8]]]:
+    """The images of a sheet's grid at the right, at twice their size, row by row."""
+    step = 2 * (SIZE + GAP)
+    pixels = np.asarray(sheet.convert("L"))[top:, -(columns * step + 2 * GAP) :]
+    rows = (len(pixels) - 2 * GAP) // step
+    corners = [(2 * GAP + row * step, 2 * GAP + column * step) for row in range(rows) for column in range(columns)]
+    assert pixels.shape == (rows * step + 2 * GAP, columns * step + 2 * GAP)
+    return [pixels[y : y + 2 * SIZE, x : x + 2 * SIZE] for y, x in corners]
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from importlib.metadata import packages_distributions
 
-from components.packaging import REQUIREMENTS
+from components.packaging import REQUIREMENTS, input_example, signature
 
 
 def test_requirements_bring_all_that_the_packaged_code_imports() -> None:
@@ -35,3 +35,10 @@ def test_telemetry_is_off_without_our_services() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, env={"PATH": ""})
     assert done.stdout.strip() == "True"
+
+
+def test_a_request_without_conditions_has_n_and_seed_alone() -> None:
+    asked = signature({})
+    assert asked.inputs.input_names() == ["n", "seed"]
+    assert asked.outputs.input_names() == ["seed", "index", "png"]
+    assert input_example({}).to_dict("records") == [{"n": 1, "seed": 1}]

@@ -313,7 +313,6 @@ def test_a_value_that_no_training_photo_has_is_left_out(tmp_path: Path, make_raw
     ("conditions", "said"),
     [
         (["category", "colour"], r"found \['category', 'colour'\]; allowed are category and .*color"),
-        ([], r"found \[\]; allowed are category"),
         (["width"], r"found \['width'\]; allowed are category"),
         (["weight"], "'weight' is a column of the manifest"),
     ],
@@ -325,6 +324,26 @@ def test_conditions_that_cannot_be_used_are_named(
     settings = PHOTOS.model_copy(update={"conditions": conditions})
     with pytest.raises(InputError, match=rf"prepare\.conditions: {said}"):
         run(make_raw(tmp_path / "raw", photos), tmp_path, settings)
+
+
+def test_without_conditions_the_images_are_the_same_and_weigh_the_same(
+    tmp_path: Path, make_raw: Any, encoded: Encode
+) -> None:
+    photos = products(90, encoded)
+    photos = [*photos[:60], *(replace(photo, category=None) for photo in photos[60:])]
+    raw = make_raw(tmp_path / "raw", photos)
+    report = run(raw, tmp_path / "none", PHOTOS.model_copy(update={"conditions": []}))
+    info, manifest = load_info(tmp_path / "none" / "prepared"), manifest_of(tmp_path / "none")
+    assert (info.attributes, info.derived) == ({}, ())
+    assert list(manifest.columns) == ["id", "split", "shard", "row", "file_name", "group", "weight"]
+    assert (manifest["weight"] == 1.0).all()
+    assert load_split(tmp_path / "none" / "prepared", "train").conditions_NA.shape == (info.counts["train"], 0)
+    conditional = run(raw, tmp_path / "category", PHOTOS)
+    assert report == conditional
+    assert load_info(tmp_path / "category" / "prepared").digest != info.digest
+    found, expected = images_by_id(tmp_path / "none"), images_by_id(tmp_path / "category")
+    assert found.keys() == expected.keys()
+    assert all(np.array_equal(image, expected[photo_id]) for photo_id, image in found.items())
 
 
 def test_a_condition_without_any_value_is_named(tmp_path: Path, make_raw: Any, encoded: Encode) -> None:

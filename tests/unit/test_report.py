@@ -1,5 +1,6 @@
 """The page: what it shows, that nothing from outside becomes markup, and that it needs nothing else."""
 
+import html
 import json
 import re
 from base64 import b64decode
@@ -213,6 +214,27 @@ def test_all_sections_are_there_once_prepare_has_run(everything: Inputs) -> None
     assert "1 added, 1 removed, 1 recategorized" in page
     assert "hat to bag" in page
     assert page.count(">gone</td>") == 1, "hats"
+
+
+def test_without_the_category_as_a_condition_splits_are_counted_by_the_facts(everything: Inputs) -> None:
+    """The manifest then has no such column, and an outlier may have no category."""
+    assert everything.cleaning is not None
+    assert everything.prepared is not None
+    path = everything.prepared / "manifest.parquet"
+    category = dict(zip(*(accepted(everything)[name].to_pylist() for name in ("id", "category")), strict=True))
+    ids = read_table(path, "prepare")["id"].to_pylist()
+    write_table(pa.table({"id": ids, "split": ["train" if category[each] == "bag" else "test" for each in ids]}), path)
+    outliers = read_table(everything.cleaning / "outliers.parquet", "prepare")
+    nothing = pa.array([None] * len(outliers), pa.string())
+    write_table(outliers.set_column(2, "category", nothing), everything.cleaning / "outliers.parquet")
+    page = page_of(everything)
+    splits = page[page.index(">Splits</h2>") :]
+    rows = re.findall(
+        r'<tr><td>([^<]+)</td><td class="n">(\d+)</td><td class="n">0</td><td class="n">(\d+)</td>', splits
+    )
+    found = {html.unescape(name): (int(train), int(test)) for name, train, test in rows}
+    assert found == {"bag": (len(ids) - 1, 0), EVIL: (0, 1)}
+    assert "no category 4.50, left out" in page
 
 
 def test_refused_files_are_counted_by_kind(inputs: Inputs) -> None:

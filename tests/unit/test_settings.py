@@ -4,9 +4,15 @@ from typing import Any
 import pytest
 import yaml
 
-from components.check import check_params, main
+from components.check import check_params, main, trained_settings
 from components.errors import InputError
 from components.settings import load_settings
+
+NETWORK = {"architecture": "resnet", "width": 32, "max_width": 64, "attention": None, "blocks": None}
+NETWORK |= {"group_size": None, "dropout": 0.0}
+GENERATOR = NETWORK | {"embedding_dim": 8}
+DISCRIMINATOR = NETWORK | {"multi_scale": False, "spectral_norm": False}
+R3GAN = {"architecture": "r3gan", "blocks": 1, "group_size": 5}
 
 
 def changed(folder: Path, key: str, value: Any) -> Path:
@@ -78,6 +84,40 @@ def test_the_projects_own_file_is_accepted() -> None:
         ),
         ("data.fashion_mnist.origin", "folder", r"origin is 'folder', so folder must name it; it is null"),
         ("flow.nightly_cron", 5, r"flow\.nightly_cron: found 5; input should be a valid string"),
+        ("train.gan.accumulate", 5, r"params\.yaml: train\.gan\.batch_size is 32, which cannot be divided by 5"),
+        ("train.common.devices", 3, r"(?s)train\.gan\.batch_size is 32.* by 3.*train\.vae\.batch_size is 32.* by 3"),
+        ("train.common.nodes", 5, r"train\.vae\.batch_size is 32, which cannot be divided by 5"),
+        (
+            "train.gan.generator",
+            GENERATOR | {"attention": 64},
+            r"train\.gan\.generator\.attention: found 64; .* layers at \[8, 16, 32\] pixels.*; prepare\.size is 32",
+        ),
+        (
+            "train.gan.discriminator",
+            DISCRIMINATOR | {"attention": 32},
+            r"train\.gan\.discriminator\.attention: found 32",
+        ),
+        ("train.gan.generator", GENERATOR | R3GAN, r"train\.gan\.generator\.group_size: found 5, a block of"),
+        ("train.gan.discriminator", DISCRIMINATOR | R3GAN, r"train\.gan\.discriminator\.group_size: found 5, a block"),
+        (
+            "train.gan.init_from",
+            {"source": "/nowhere", "allow": []},
+            r"params\.yaml: train\.gan\.init_from\.source: found '/nowhere', there is no such file or folder",
+        ),
+        ("train.gan.init_from", {"source": "/", "allow": [""]}, r"init_from\.allow\.0: found ''; string should have"),
+        ("prepare.split.val", 0.0, r"prepare\.split\.val: found 0, but train\.common\.quality judges"),
+        ("prepare.split.test", 0.0, r"prepare\.split\.test: found 0, but evaluate\.split is 'test'"),
+        ("train.common.watchdogs.discriminator_accuracy.warn", 1.5, r"discriminator_accuracy: warn is 1\.5.* above 1"),
+        ("train.common.watchdogs.discriminator_accuracy.stop", 98, r"discriminator_accuracy: .*stop 98.* above 1"),
+        (
+            "train.common.watchdogs.discriminator_accuracy.stop",
+            0.5,
+            r"discriminator_accuracy: stop is 0\.5, below warn",
+        ),
+        ("train.common.watchdogs.diversity.warn", -0.1, r"diversity\.warn: found -0\.1; .* greater than or equal to 0"),
+        ("train.common.watchdogs.diversity.stop", 0.4, r"diversity: stop is 0\.4, above warn, 0\.3"),
+        ("train.common.watchdogs.active_units.stop", 3, r"active_units: stop is 3, above warn, 2"),
+        ("train.vae.autoencoder.dropout", 0.5, r"train\.vae.*\n.*autoencoder: dropout is 0\.5, but encoder_blocks and"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_value_and_what_is_allowed(
@@ -85,6 +125,41 @@ def test_what_is_wrong_is_named_with_its_value_and_what_is_allowed(
 ) -> None:
     with pytest.raises(InputError, match=message):
         check_params(changed(tmp_path, key, value))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        # Looked up when the training begins: there may be no registry yet.
+        ("train.gan.init_from", {"source": "models:/vitrine-gan/3", "allow": ["ema."]}),
+        ("train.gan.init_from", {"source": "components", "allow": []}),
+        ("train.gan.generator", GENERATOR | {"attention": 32}),
+        ("train.gan.discriminator", DISCRIMINATOR | R3GAN | {"group_size": 16}),
+        ("train.common.watchdogs.diversity", {"warn": None, "stop": 0.02}),
+        ("train.common.watchdogs.discriminator_accuracy", {"warn": 1, "stop": 1.0}),
+        # What only a training of it would need; train.models does not name vae_gan.
+        ("train.vae_gan.accumulate", 5),
+        ("train.vae_gan.init_from", {"source": "/nowhere", "allow": []}),
+    ],
+)
+def test_what_can_be_used_is_accepted(key: str, value: Any, tmp_path: Path) -> None:
+    check_params(changed(tmp_path, key, value))
+
+
+def test_a_family_that_waits_is_checked_whole_when_it_is_trained(tmp_path: Path) -> None:
+    settings = check_params(changed(tmp_path, "train.vae_gan.accumulate", 5))
+    with pytest.raises(InputError, match=r"train\.vae_gan\.batch_size is 64, which cannot be divided by 5"):
+        trained_settings("vae_gan", settings)
+
+
+def test_no_condition_at_all_is_accepted_unless_one_is_named_elsewhere(tmp_path: Path) -> None:
+    path = changed(tmp_path, "prepare.conditions", [])
+    assert check_params(path).prepare.conditions == []
+    content = yaml.safe_load(path.read_text())
+    content["train"]["common"]["augment"]["flip_not"] = {"category": ["shoes"]}
+    path.write_text(yaml.safe_dump(content))
+    with pytest.raises(InputError, match=r"flip_not\.category: no such condition; prepare\.conditions has \[\]"):
+        check_params(path)
 
 
 def test_all_that_is_wrong_is_named_at_once(tmp_path: Path) -> None:

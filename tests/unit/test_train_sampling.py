@@ -237,6 +237,21 @@ def test_rows_are_of_the_category_or_else_of_the_first_condition(split: Split) -
     assert list(rows_by_category(only_color)) == sorted(COLORS)
 
 
+def test_without_conditions_a_grid_has_one_row_of_all_images(split: Split) -> None:
+    unconditional = Split(split.shards, split.manifest, {})
+    ((label, found),) = rows_by_category(unconditional).items()
+    assert (label, found.tolist()) == ("", list(range(96)))
+    asked: list[tuple[int, ...]] = []
+
+    class Grey(Painter):
+        def sample(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+            asked.append(tuple(conditions_NA.shape))
+            return torch.zeros(len(conditions_NA), 3, 64, 64)
+
+    assert sample_grid(Grey(), unconditional, columns=8, seed=1).size == (2 * INDENT + 8 * (64 + GAP) + GAP, 68)
+    assert asked == [(8, 0)]
+
+
 def test_a_long_or_broken_label_is_one_short_line() -> None:
     assert shortened("dress") == "dress"
     assert shortened("a\nb\tc\x07") == "a b c?"

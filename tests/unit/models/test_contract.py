@@ -16,8 +16,8 @@ from components.errors import InputError
 from components.generative import GenerativeModel, Reconstructs, build, load_model, save_model
 from components.images import to_float
 from components.models import available_models, family_settings
-from components.training.batches import StepBlocks
-from tests.prepared import CATEGORIES, write_prepared
+from components.training.batches import StepBlocks, training_images
+from tests.prepared import CATEGORIES, without_conditions, write_prepared
 from tests.small import small_settings, trained
 
 
@@ -63,6 +63,21 @@ def test_conditions_matter(family: str, tmp_path: Path) -> None:
     generators = [torch.Generator().manual_seed(0) for _ in range(2)]
     one, other = (model.sample(torch.tensor([[c]]), g) for c, g in zip((0, 1), generators, strict=True))
     assert not torch.equal(one, other)
+
+
+def test_without_conditions_it_is_trained_saved_and_loaded(family: str, tmp_path: Path) -> None:
+    info = load_info(without_conditions(write_prepared(tmp_path / "prepared")))
+    torch.manual_seed(0)
+    model = trained(build(family, small_settings(family), info), tmp_path / "prepared")
+    split = load_split(tmp_path / "prepared", "train")
+    model.fit_sampling(lambda: training_images(split, torch.device("cpu")))
+    save_model(model, family, small_settings(family), info, tmp_path / "saved")
+    generators = [torch.Generator().manual_seed(0) for _ in range(2)]
+    nothing = torch.zeros(4, 0, dtype=torch.int64)
+    drawn, again = model.sample(nothing, generators[0]), load_model(tmp_path / "saved").sample(nothing, generators[1])
+    torch.testing.assert_close(again, drawn, rtol=0, atol=0)
+    assert drawn.shape == (4, 1, 32, 32)
+    assert len({image.numpy().tobytes() for image in drawn}) == 4
 
 
 def test_one_step_changes_every_trained_weight(family: str, tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from components.images import to_float
 from components.models import family_settings
 from components.models.vae import Settings, Vae
 from components.training.batches import training_images
+from components.training.draws import whole_batch
 from tests.prepared import write_prepared
 from tests.small import micro_batch, shrunk, small_settings, trained
 
@@ -48,6 +50,27 @@ def test_loss_is_likelihood_and_weighted_divergence() -> None:
     for name, expected in {"nll": nll, "kl": kl, "negative_elbo": nll + kl, "sigma": sigma}.items():
         torch.testing.assert_close(scalars[name], expected)
     assert set(scalars) == {"nll", "kl", "negative_elbo", "sigma", "active_units"}
+
+
+def test_an_encoder_that_only_gives_the_conditions_prior_has_no_active_units() -> None:
+    """Its means differ by category, though no pixel is looked at: that is collapse, too."""
+    model, part = vae(), micro_batch()
+    head = model.networks.prior.head
+    assert head is not None
+    torch.nn.init.normal_(head.weight)
+    mean, log_variance = (tensor.detach() for tensor in model.networks.prior(part.conditions_NA))
+    assert float(mean.var(dim=0).min()) > 0.01
+    model.networks.encoder.forward = lambda *_: (mean, log_variance)  # type: ignore[method-assign]
+    with torch.no_grad():
+        _, scalars = model._loss(1.0, part)
+    assert float(scalars["kl"]) == 0.0
+    assert float(scalars["active_units"]) == 0.0
+
+
+def test_a_single_image_says_nothing_of_collapse() -> None:
+    part = micro_batch()
+    one = replace(part, images_NCHW=part.images_NCHW[:1], conditions_NA=part.conditions_NA[:1], draws=whole_batch(0, 1))
+    assert "active_units" not in vae()._loss(1.0, one)[1]
 
 
 def test_extra_losses_are_added_by_weight() -> None:
@@ -185,7 +208,7 @@ def test_any_number_of_conditions(cardinalities: tuple[int, ...]) -> None:
 
 def test_dropout_is_off_in_samples() -> None:
     raw = shrunk(small_settings("vae").model_dump(mode="json"))
-    raw["autoencoder"]["dropout"] = 0.5
+    raw["autoencoder"] |= {"dropout": 0.5, "decoder_blocks": 1}
     settings = family_settings("vae", raw)
     assert isinstance(settings, Settings)
     model = Vae(settings, SHAPE, (3,)).train()

@@ -11,7 +11,7 @@ from torch.nn.functional import softplus
 from components.errors import InputError
 from components.networks.architectures import build_discriminator, build_generator
 from components.networks.discriminator import Discriminator
-from components.networks.settings import Architecture, GeneratorSettings
+from components.networks.settings import Architecture, GeneratorSettings, UnfitError
 from tests.networks import COMMON, discriminator_settings, generator_settings
 
 ARCHITECTURES = get_args(Architecture)
@@ -228,12 +228,15 @@ def test_other_image_sizes_are_refused(architecture: str, size: int) -> None:
 
 
 def test_attention_where_there_is_no_layer_is_refused() -> None:
-    settings = generator_settings("resnet", attention=64)
-    with pytest.raises(InputError, match=r"attention is 64; this network has layers at \[8, 16, 32\] pixels"):
-        build_generator(settings, LATENT_DIM, (1, 32, 32), ())
+    with pytest.raises(UnfitError, match=r"^generator\.attention: found 64; this network has layers at \[8, 16, 32\] "):
+        build_generator(generator_settings("resnet", attention=64), LATENT_DIM, (1, 32, 32), ())
+    with pytest.raises(UnfitError, match=r"^discriminator\.attention: found 32; this network has layers at \[8, 16\] "):
+        build_discriminator(discriminator_settings("resnet", attention=32), (1, 32, 32), ())
 
 
 def test_groups_that_do_not_fit_are_refused() -> None:
-    settings = generator_settings("r3gan", group_size=5)
-    with pytest.raises(InputError, match="group_size is 5, a block of 16 channels has 32 inside"):
-        build_generator(settings, LATENT_DIM, (1, 32, 32), ())
+    said = r"\.group_size: found 5, a block of \d+ channels has \d+ inside"
+    with pytest.raises(UnfitError, match=f"^generator{said}"):
+        build_generator(generator_settings("r3gan", group_size=5), LATENT_DIM, (1, 32, 32), ())
+    with pytest.raises(UnfitError, match=f"^discriminator{said}"):
+        build_discriminator(discriminator_settings("r3gan", group_size=5), (1, 32, 32), ())

@@ -1,13 +1,21 @@
 import pytest
 import torch
+from pydantic import ValidationError
 from torch.nn.functional import conv2d, conv_transpose2d, leaky_relu, linear
 
 from components.networks.autoencoder import Autoencoder, AutoencoderSettings, Prior, ResidualBlock
 
 
-def settings(**changes: int) -> AutoencoderSettings:
+def settings(dropout: float = 0.0, **changes: int) -> AutoencoderSettings:
     small = {"latent_dim": 5, "embedding_dim": 3, "width": 8, "max_width": 16, "encoder_blocks": 1, "decoder_blocks": 1}
-    return AutoencoderSettings(**(small | changes), dropout=0.0)
+    return AutoencoderSettings(**(small | changes), dropout=dropout)
+
+
+def test_dropout_without_a_block_to_act_in_is_refused() -> None:
+    with pytest.raises(ValidationError, match=r"dropout is 0\.5, but encoder_blocks and decoder_blocks are 0"):
+        settings(dropout=0.5, encoder_blocks=0, decoder_blocks=0)
+    assert settings(dropout=0.5, encoder_blocks=0).dropout == 0.5
+    assert settings(dropout=0.5, decoder_blocks=0).dropout == 0.5
 
 
 @pytest.mark.parametrize("size", [32, 64, 128, 256])

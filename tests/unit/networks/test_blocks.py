@@ -96,3 +96,4 @@ def test_widths_double_up_to_the_bound() -> None:
     assert stage_widths(32, 8) == [8, 16, 32]
     assert stage_widths(256, 8, 40) == [8, 16, 32, 40, 40, 40]
     assert pyramid_widths(64, 8, 20) == [4, 8, 16, 20, 20]
+    assert pyramid_widths(32, 512, 64) == [64, 64, 64, 64]

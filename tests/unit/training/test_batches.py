@@ -166,6 +166,14 @@ def test_equal_weights_take_every_image_once(uneven: Split) -> None:
     assert (epoch_counts(of_split(equal, "balanced"), 20) == 1).all()
 
 
+def test_without_conditions_balanced_goes_by_the_weights_alone(uneven: Split) -> None:
+    unconditional = Split(uneven.shards, uneven.manifest, {})
+    counts, weights = epoch_counts(of_split(unconditional, "balanced"), 20), uneven.manifest["weight"].to_numpy()
+    assert ((np.floor(weights) <= counts) & (counts <= np.ceil(weights))).all()
+    equal = Split(uneven.shards, uneven.manifest.assign(weight=1.0), {})
+    assert (epoch_counts(of_split(equal, "balanced"), 20) == 1).all()
+
+
 def test_balanced_batches_are_mixed_and_of_an_order_of_their_own(uneven: Split) -> None:
     drawn = of_split(uneven, "balanced")
     first, second = (drawn._epoch_order(epoch).tolist() for epoch in (0, 1))

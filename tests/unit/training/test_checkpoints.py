@@ -160,6 +160,30 @@ def test_what_a_killed_process_left_half_written_is_not_taken_and_goes(tmp_path:
     assert {path.name.partition(".")[0] for path in made.folder.iterdir()} == {"step-000000001", "step-000000003"}
 
 
+@pytest.mark.parametrize(
+    "wrong", [{"step": "2"}, {"step": None}, {"sha256": None}, {"size": 1.5}, {"time": "x"}, {"run_id": 5}, {"more": 1}]
+)
+def test_a_manifest_with_values_of_another_type_gives_way_to_the_one_before(
+    tmp_path: Path, wrong: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = begun(tmp_path, None, [1, 2]).folder / "step-000000002.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+    assert resumed(tmp_path) == (1, "run")
+    said = capsys.readouterr().out
+    assert f"step-000000002.json: no manifest of a checkpoint: {next(iter(wrong))}: " in said
+
+
+@pytest.mark.parametrize("wrong", [{"attempt": None}, {"started": "x"}, {"run_id": 5}, {"finished": "no"}])
+def test_an_attempt_with_values_of_another_type_is_taken_from_the_store(
+    tmp_path: Path, store: FakeStore, wrong: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = begun(tmp_path, store, [1, 2]).folder.parent / "run.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | wrong))
+    assert resumed(tmp_path, store) == (2, "run")
+    assert f"run.json is damaged ({next(iter(wrong))}: " in capsys.readouterr().out
+    assert resumed(tmp_path) == (None, None), "nothing but the damaged one: from the start"
+
+
 @pytest.mark.parametrize("damage", ["cut", "missing", "manifest"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
     tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]

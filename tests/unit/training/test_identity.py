@@ -38,7 +38,10 @@ def test_what_decides_on_the_weights_makes_another_training(settings: Settings) 
 
 def test_what_does_not_decide_on_them_leaves_it_the_same(settings: Settings) -> None:
     checkpoint = settings.train.common.checkpoint.model_copy(update={"every": 7, "keep": 9})
-    same = identity_of(settings, checkpoint=checkpoint, keep_images="disk", grids=1, grid_columns=2)
+    watchdogs = settings.train.common.watchdogs.model_copy(update={"patience": 7})
+    same = identity_of(
+        settings, checkpoint=checkpoint, keep_images="disk", grids=1, grid_columns=2, watchdogs=watchdogs
+    )
     assert same == identity_of(settings)
 
 

@@ -123,6 +123,23 @@ def test_a_warning_comes_after_patience_and_is_told_once(capsys: pytest.CaptureF
     assert "Try train.gan: a lower discriminator_optimizer.lr" in said[0]
 
 
+def test_the_end_of_a_training_shorter_than_patience_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = Blocks(patience=10_000)
+    blocks.feed(diversity_fake=0.0, diversity_real=1.0, discriminator_accuracy=0.7)
+    assert capsys.readouterr().out == ""
+    blocks.watchdogs.on_train_end(blocks.trainer, blocks.module)
+    (said,) = capsys.readouterr().out.splitlines()
+    assert said.startswith("warning: gan: the training ends with diversity at 0, below 0.5: mode collapse")
+
+
+def test_the_end_tells_nothing_twice(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = Blocks(patience=BLOCK)
+    blocks.feed(diversity_fake=0.3, diversity_real=1.0)
+    capsys.readouterr()
+    blocks.watchdogs.on_train_end(blocks.trainer, blocks.module)
+    assert capsys.readouterr().out == ""
+
+
 def test_a_stop_comes_after_patience_without_a_break() -> None:
     blocks = Blocks()
     for accuracy in (1.0, 1.0, 0.95, 1.0, 1.0):

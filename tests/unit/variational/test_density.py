@@ -56,6 +56,19 @@ def test_samples_have_the_covariance_of_the_latents() -> None:
     torch.testing.assert_close(drawn.mean(dim=0), latents.mean(dim=0), rtol=0, atol=0.05)
 
 
+@pytest.mark.parametrize("scale", [1.0, 1e5, 1e20])
+def test_latents_that_say_the_same_twice_are_fitted_at_any_scale(scale: float) -> None:
+    """An encoder that ran away must not end a training that is done otherwise."""
+    own = torch.randn(1000, 3, generator=seeded())
+    latents = torch.cat([scale * own, scale * own[:, :1], own[:, 1:2]], dim=1)
+    density = LatentDensity(5, (2,), components=3)
+    density.fit(latents, (torch.arange(1000) % 2)[:, None])
+    drawn = density.sample(column(20_000), seeded())
+    torch.testing.assert_close(drawn.std(dim=0), latents.std(dim=0), rtol=0.1, atol=0)
+    torch.testing.assert_close(drawn[:, 0], drawn[:, 3], rtol=0, atol=0.01 * scale)
+    torch.testing.assert_close(drawn[:, 1], scale * drawn[:, 4], rtol=0, atol=0.01 * scale)
+
+
 def test_log_density_is_scikit_learns() -> None:
     latents = torch.cat([planted(300, [-1.0, 2.0, 5.0], dim=3), planted(300, [1.0, 9.0], dim=3)])
     conditions = torch.cat([column(300, 0), column(300, 1)])
