@@ -209,7 +209,7 @@ def test_a_program_that_is_stopped_leaves_no_process(number: signal.Signals, sta
         assert len(left) >= 2
         time.sleep(0.2)
         program.send_signal(number)
-        assert program.wait(timeout=10) == status
+        assert program.wait(timeout=60) == status
     gone, alive = psutil.wait_procs(left, timeout=5)
     assert [child for child in alive if child.status() != psutil.STATUS_ZOMBIE] == []
     assert gone or alive
