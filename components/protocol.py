@@ -3,13 +3,12 @@
 Needs no torch, so that the flows can compare results without it.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from components.errors import InputError
+from components.measurement import GROUPS
 
-VERSION = 1
+VERSION = 2
 """Raised when the code changes so that the same settings give other numbers."""
 
 _FIELD, _VALUE = "; ", "="
@@ -27,10 +26,11 @@ class Protocol:
         split: where the real images come from.
         n_real: number of real images.
         n_fake: number of generated images, with the conditions of the real ones.
-        seed: of the choice of real images, the latents, and the KID's subsets.
-        kid_subsets: subsets whose mean is the kernel distance.
-        kid_subset_size: images of either kind in each subset.
-        neighbours: k of precision and recall.
+        seed: of the choice of images, the latents, and the groups of the jackknife.
+        neighbours: k of precision, recall, density and coverage.
+        train_photos: training photos whose features were computed.
+        copy_samples: generated images that were looked up among the training photos.
+        copy_quantile: of held-out photos' distances, below which a sample counts as a copy.
         dataset: SHA-256 of the prepared dataset.
     """
 
@@ -42,9 +42,10 @@ class Protocol:
     n_real: int
     n_fake: int
     seed: int
-    kid_subsets: int
-    kid_subset_size: int
     neighbours: int
+    train_photos: int
+    copy_samples: int
+    copy_quantile: float
     dataset: str
 
     @property
@@ -59,8 +60,10 @@ class Protocol:
             "split": self.split,
             "samples": f"{self.n_real}x{self.n_fake}",
             "seed": self.seed,
-            "kid": f"{self.kid_subsets}x{self.kid_subset_size}",
             "k": self.neighbours,
+            "train": self.train_photos,
+            "copies": f"{self.copy_samples}@{self.copy_quantile:g}",
+            "groups": GROUPS,
             # The weights that are served, never the raw ones of the last step.
             "model": "ema-if-kept",
             "dataset": self.dataset[:12],
@@ -68,17 +71,17 @@ class Protocol:
         return _FIELD.join(f"{name}{_VALUE}{value}" for name, value in values.items())
 
 
-def assert_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> None:
+def assert_comparable(first: str, second: str) -> None:
     """Refuses to compare results that were measured under different protocols.
 
     Args:
-        first: content of an evaluation.json, whose `protocol` is a `Protocol.text`.
+        first: `Protocol.text` of one result.
         second: that of the other.
 
     Raises:
-        InputError: they differ, or one of them has no protocol; the parts that differ are named.
+        InputError: they differ, or one of them is no protocol; the parts that differ are named.
     """
-    one, other = _parsed(first.get("protocol")), _parsed(second.get("protocol"))
+    one, other = _parsed(first), _parsed(second)
     differing = [
         f"{name} ({one.get(name, 'missing')} and {other.get(name, 'missing')})"
         for name in dict.fromkeys([*one, *other])
@@ -91,9 +94,20 @@ def assert_comparable(first: Mapping[str, Any], second: Mapping[str, Any]) -> No
         )
 
 
-def _parsed(text: object) -> dict[str, str]:
-    pairs = [field.partition(_VALUE) for field in str(text).split(_FIELD)]
+def assert_known(text: str) -> None:
+    """Refuses what is no protocol, or that of another version of this code.
+
+    Raises:
+        InputError: it is.
+    """
+    version = _parsed(text)["version"]
+    if version != str(VERSION):
+        raise InputError(f"measured under protocol version {version}, this code knows {VERSION}; run `dvc repro`")
+
+
+def _parsed(text: str) -> dict[str, str]:
+    pairs = [field.partition(_VALUE) for field in text.split(_FIELD)]
     values = {name: value for name, separator, value in pairs if separator}
     if len(values) != len(pairs) or "version" not in values:
-        raise InputError(f"{text!r} is no evaluation's protocol; run `dvc repro` to make evaluation.json again")
+        raise InputError(f"{text!r} is no evaluation's protocol; run `dvc repro` to measure the model again")
     return values

@@ -368,38 +368,46 @@ class TrainSettings(Section):
         return dict(self.model_extra or {})
 
 
+class CopyingSettings(Section):
+    samples: int = Field(ge=20, description="generated images that are looked up among the training photos, at most")
+    quantile: float = Field(
+        gt=0,
+        lt=0.5,
+        description="a sample counts as a copy if it is nearer to a training photo than this share of held-out photos",
+    )
+
+
 class EvaluateSettings(Section):
-    extractor: Literal["efflite0", "inception"]
-    inception_weights: str | None = Field(
-        description="path of the TorchScript file of the canonical Inception network; for extractor 'inception'"
+    extractor: Literal["efflite0", "inception", "dinov2"]
+    weights: str | None = Field(
+        description="of extractor 'inception' (inception-2015-12-05.pt) or 'dinov2' (folder of a model): path or URL"
     )
     resolution: int = Field(ge=32, le=512, description="images are resized to this before the features, pixels")
     split: Literal["val", "test"]
-    samples: int = Field(ge=10, description="real images at most, and as many generated ones with their conditions")
+    samples: int = Field(ge=20, description="real images at most, and as many generated ones with their conditions")
     batch_size: int = Field(ge=1, description="images in one pass through the feature network; speed only")
-    seed: int = Field(ge=0, description="of the choice of real images, the latents, and the KID's subsets")
-    kid_subsets: int = Field(ge=2, description="random subsets whose mean and deviation the KID is")
-    kid_subset_size: int = Field(ge=2, description="images of either kind in a subset")
-    neighbours: int = Field(ge=1, description="k of the improved precision and recall")
+    seed: int = Field(ge=0, description="of the choice of images, the latents, and the groups of the jackknife")
+    neighbours: int = Field(ge=1, description="k of precision, recall, density and coverage")
+    train_photos: int = Field(
+        ge=20,
+        description="training photos at most whose features are computed: for the nearest ones, for the classifier "
+        "that judges conditions, and for the floors",
+    )
+    copying: CopyingSettings
 
     @model_validator(mode="after")
-    def _can_be_measured(self) -> Self:
-        if self.kid_subset_size > self.samples:
-            found = f"kid_subset_size is {self.kid_subset_size}, samples is {self.samples}"
-            raise ValueError(f"{found}; a subset cannot be larger than the whole")
-        if self.extractor == "inception" and self.inception_weights is None:
-            raise ValueError("extractor 'inception' needs inception_weights, the path of inception-2015-12-05.pt")
+    def _has_its_weights(self) -> Self:
+        if self.extractor != "efflite0" and self.weights is None:
+            raise ValueError(f"extractor '{self.extractor}' needs weights: their path or URL")
         return self
 
 
 class GateCheck(Section):
-    """One threshold; a value that equals it passes."""
+    """One threshold; the whole interval must lie on its right side, or end on it."""
 
-    metric: str = Field(
-        min_length=1, description="as in evaluation.json; groups with dots: by_category.dress.kd_efflite0"
-    )
-    at_most: float | None = None
-    at_least: float | None = None
+    metric: str = Field(min_length=1, description="as in measurement.json")
+    at_most: float | None = Field(default=None, allow_inf_nan=False)
+    at_least: float | None = Field(default=None, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _has_one_threshold(self) -> Self:
@@ -408,10 +416,47 @@ class GateCheck(Section):
         return self
 
 
+class ChampionCheck(Section):
+    """One comparison with the champion, decided on the interval of the difference.
+
+    `better_by` asks for superiority: the candidate is surely better by more than the margin.
+    `worse_by_at_most` asks for non-inferiority: it is surely not worse by more than that.
+    """
+
+    metric: str = Field(min_length=1, description="as in measurement.json")
+    direction: Literal["minimize", "maximize"] = Field(description="what is better: less or more of it")
+    better_by: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    worse_by_at_most: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    relative: bool = Field(default=False, description="the margin is a share of the champion's value")
+
+    @model_validator(mode="after")
+    def _has_one_margin(self) -> Self:
+        if (self.better_by is None) == (self.worse_by_at_most is None):
+            raise ValueError(f"comparison of '{self.metric}' needs exactly one of better_by and worse_by_at_most")
+        return self
+
+
+class GatePolicy(Section):
+    """What a model must reach before it may be promoted."""
+
+    required: list[str] = Field(description="metrics that must be there, finite and with an interval, checked or not")
+    thresholds: list[GateCheck] = Field(description="on metrics over all images")
+    by_category: list[GateCheck] = Field(description="on each category's metrics; the worst is named")
+    memorisation: list[GateCheck] = Field(
+        min_length=1, description="against copies of training photos; never empty, and no override lifts it silently"
+    )
+    champion: list[ChampionCheck] = Field(description="against the champion, measured again on the same photos")
+    first_model: Literal["promote", "hold"] = Field(
+        description="without a champion to compare with: promote what passes the rest, or leave it to somebody"
+    )
+
+
 class PromoteSettings(Section):
     registered_model: str = Field(pattern=r"^[\w .-]*\{model\}[\w .-]*$", description="name in the registry")
-    metric: str = Field(min_length=1, description="decides between champion and challenger")
-    direction: Literal["minimize", "maximize"]
+    approval: Literal["auto", "human"] = Field(
+        description="human: the flow waits at the gate until somebody resumes it on Prefect's page"
+    )
+    approval_timeout: int = Field(ge=60, description="seconds that it waits; after that nothing is promoted")
 
 
 class FlowSettings(Section):
@@ -444,7 +489,7 @@ class Settings(Section):
     prepare: PrepareSettings
     train: TrainSettings
     evaluate: EvaluateSettings
-    gate: dict[str, list[GateCheck]] = Field(description="checks per model family")
+    gate: dict[str, GatePolicy] = Field(description="policy per model family")
     promote: PromoteSettings
     flow: FlowSettings
 

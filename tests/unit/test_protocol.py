@@ -4,30 +4,12 @@ from dataclasses import replace
 import pytest
 
 from components.errors import InputError
-from components.protocol import Protocol, assert_comparable
-
-PROTOCOL = Protocol(
-    features="efflite0",
-    weights="5793" * 16,
-    resolution=96,
-    resize="bilinear-antialias",
-    split="test",
-    n_real=5000,
-    n_fake=5000,
-    seed=7,
-    kid_subsets=50,
-    kid_subset_size=500,
-    neighbours=3,
-    dataset="ab12" * 16,
-)
-
-
-def evaluation(protocol: Protocol) -> dict[str, object]:
-    return {"fd_efflite0": 50.0, "protocol": protocol.text}
+from components.protocol import VERSION, assert_comparable, assert_known
+from tests.measurements import PROTOCOL
 
 
 def test_equal_protocols_are_comparable() -> None:
-    assert_comparable(evaluation(PROTOCOL), evaluation(replace(PROTOCOL)))
+    assert_comparable(PROTOCOL.text, replace(PROTOCOL).text)
 
 
 @pytest.mark.parametrize(
@@ -41,8 +23,9 @@ def test_equal_protocols_are_comparable() -> None:
         ({"n_real": 4000}, "samples (5000x5000 and 4000x5000)"),
         ({"n_fake": 4000}, "samples (5000x5000 and 5000x4000)"),
         ({"seed": 8}, "seed (7 and 8)"),
-        ({"kid_subsets": 10}, "kid (50x500 and 10x500)"),
-        ({"kid_subset_size": 100}, "kid (50x500 and 50x100)"),
+        ({"train_photos": 10}, "train (20000 and 10)"),
+        ({"copy_samples": 10}, "copies (1000@0.01 and 10@0.01)"),
+        ({"copy_quantile": 0.05}, "copies (1000@0.01 and 1000@0.05)"),
         ({"neighbours": 5}, "k (3 and 5)"),
         ({"dataset": "0" * 64}, "dataset (ab12ab12ab12 and 000000000000)"),
     ],
@@ -50,10 +33,16 @@ def test_equal_protocols_are_comparable() -> None:
 def test_a_difference_is_refused_and_named(change: dict[str, object], named: str) -> None:
     other = replace(PROTOCOL, **change)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=re.escape(f"differ in {named};")):
-        assert_comparable(evaluation(PROTOCOL), evaluation(other))
+        assert_comparable(PROTOCOL.text, other.text)
 
 
-@pytest.mark.parametrize("content", [{}, {"protocol": None}, {"protocol": "fid"}, {"protocol": ""}])
-def test_a_result_without_protocol_is_never_compared(content: dict[str, object]) -> None:
+@pytest.mark.parametrize("text", ["None", "fid", "", "features=efflite0"])
+def test_a_result_without_protocol_is_never_compared(text: str) -> None:
     with pytest.raises(InputError, match="no evaluation's protocol"):
-        assert_comparable(content, content)
+        assert_comparable(text, text)
+
+
+def test_another_versions_protocol_is_not_known() -> None:
+    assert_known(PROTOCOL.text)
+    with pytest.raises(InputError, match=f"version {VERSION + 1}, this code knows {VERSION}"):
+        assert_known(PROTOCOL.text.replace(f"version={VERSION}", f"version={VERSION + 1}"))
