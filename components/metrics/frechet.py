@@ -1,0 +1,201 @@
+"""Fréchet distance between sets of features: its value, its uncertainty, and its limit for ever more generated images.
+
+Where images are fewer than features, the rows themselves stand in for the factor of their covariance,
+so that all decompositions are of the smaller size.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from components.measurement import GROUPS
+
+HALF = GROUPS // 2
+LEAST_SHARE = 1e-7
+"""Singular values below this share of the largest one count as zero: rounding is all that is left of them."""
+
+
+def frechet_distance(real_ND: Tensor, fake_ND: Tensor) -> float:
+    """Fréchet distance between the normal distributions fitted to both sets.
+
+    Heusel et al., 2017, arXiv:1706.08500. The fewer the images, the further it is biased upwards.
+
+    Args:
+        real_ND: features (N, D), N >= 2.
+        fake_ND: features (M, D), M >= 2.
+
+    Returns:
+        The distance; NaN if a feature is not finite.
+    """
+    if not (real_ND.isfinite().all() and fake_ND.isfinite().all()):
+        return math.nan
+    return _distance(*(_plain_fit(features_ND.double()) for features_ND in (real_ND, fake_ND)))
+
+
+@dataclass(frozen=True)
+class _Fit:
+    """The normal distribution fitted to a set.
+
+    Attributes:
+        mean: mean of the rows.
+        factor: A with A'A the unbiased covariance, R <= D.
+    """
+
+    mean: Tensor
+    factor: Tensor
+
+    @property
+    def variance(self) -> Tensor:
+        """Trace of the covariance."""
+        return self.factor.square().sum()
+
+
+@dataclass(frozen=True)
+class Moments:
+    """All that the Fréchet distance needs of a set of features, its halves and its groups.
+
+    Attributes:
+        features_ND: the rows.
+        groups_N: each row's group.
+        fit: of all rows.
+        sums: of each group's rows less the mean of all, float64 (GROUPS, D).
+        scatters: sums of the outer products of these, float32 (GROUPS, D, D): for replicates that is enough.
+        halves_HDD: the same over the first half of the groups and over the rest, float64.
+    """
+
+    features_ND: Tensor
+    groups_N: Tensor
+    fit: _Fit
+    sums: Tensor
+    scatters: Tensor
+    halves_HDD: Tensor
+
+    @classmethod
+    def of(cls, features_ND: Tensor, groups_N: Tensor) -> "Moments":
+        """Goes once through the features.
+
+        Args:
+            features_ND: finite, (N, D).
+            groups_N: as `deal_groups` deals them; in each half of the groups at least two rows.
+        """
+        length = features_ND.shape[1]
+        mean = features_ND.mean(dim=0, dtype=torch.float64)
+        sums = torch.empty(GROUPS, length, dtype=torch.float64)
+        halves_HDD = torch.zeros(2, length, length, dtype=torch.float64)
+        scatters = torch.empty(GROUPS, length, length)
+        for group in range(GROUPS):
+            centred = features_ND[groups_N == group] - mean
+            sums[group] = centred.sum(dim=0)
+            scatter = centred.T @ centred
+            halves_HDD[group // HALF] += scatter
+            scatters[group] = scatter
+        fit = _fit(features_ND, mean, halves_HDD.sum(dim=0))
+        return cls(features_ND, groups_N, fit, sums, scatters, halves_HDD)
+
+    @property
+    def counts(self) -> Tensor:
+        """Rows of each group."""
+        return torch.bincount(self.groups_N, minlength=GROUPS)
+
+    def half_fits(self) -> list[_Fit]:
+        """Of the rows of the first half of the groups, and of the rest."""
+        first_N = self.groups_N < HALF
+        return [
+            _fit(self.features_ND[chosen_N], self.fit.mean, scatter)
+            for chosen_N, scatter in zip((first_N, ~first_N), self.halves_HDD, strict=True)
+        ]
+
+
+def frechet_estimates(real: Moments, fake: Moments) -> tuple[Tensor, Tensor]:
+    """The Fréchet distance, and what it tends to as more images are generated; each with its replicates.
+
+    Replicates follow from the distance's influence function (the infinitesimal jackknife: Jaeckel, 1972; Efron, 1982,
+    doi:10.1137/1.9781611970319): one decomposition instead of one per group. With T the optimal map that carries the
+    normal distribution f to r, S and m their covariances and means, an image x adds to f's side
+    2 (m_f - m_r)'(x - m_f) + (x - m_f)'(I - T)(x - m_f) - tr((I - T) S_f), and likewise to r's.
+
+    The limit is the line in 1/M through two sizes (Chong and Forsyth, 2020, arXiv:1911.07023): all M generated images,
+    and M/2, where the distances of both halves are averaged. Since the halves together are the whole, to first
+    order they err together with it: the limit is about as sure as the distance, and has the same replicates but for
+    the shift. The bias that is left is that of few real images.
+
+    Returns:
+        Value and after it GROUPS replicates of each, float64 (GROUPS + 1,).
+    """
+    value, change = _value_and_changes(real, fake)
+    halves = [_distance(real.fit, half) for half in fake.half_fits()]
+    limit = 2 * value - sum(halves) / len(halves)
+    changes = torch.cat([change.new_zeros(1), change])
+    return value + changes, limit + changes
+
+
+def _value_and_changes(real: Moments, fake: Moments) -> tuple[Tensor, Tensor]:
+    """The distance, and by how much it changes without each group, (GROUPS,)."""
+    factor, other = fake.fit.factor, real.fit.factor
+    cross = factor @ other.T
+    values, vectors = torch.linalg.eigh(cross @ cross.T)
+    roots = values.clamp_min(0).sqrt()
+    shift = fake.fit.mean - real.fit.mean
+    value = shift @ shift + real.fit.variance + fake.fit.variance - 2 * roots.sum()
+    kept = roots > LEAST_SHARE * roots[-1]
+    roots_K, vectors = roots[kept], vectors[:, kept]
+    # The maps are P'P from real to generated and Q'Q back; the inverse of neither covariance is needed.
+    p_KD = roots_K[:, None] ** -0.5 * (vectors.T @ factor)
+    q_KD = roots_K[:, None] ** -1.5 * (vectors.T @ cross @ other)
+    return value, _changes(fake, q_KD, 2 * shift) + _changes(real, p_KD, -2 * shift)
+
+
+def _changes(side: Moments, map_KD: Tensor, gradient: Tensor) -> Tensor:
+    """What leaving out each group of one side changes, to first order, (GROUPS,)."""
+    curvature = torch.eye(len(gradient)) - (map_KD.T @ map_KD).float()
+    influence = side.sums @ gradient + (side.scatters.flatten(1) @ curvature.flatten()).double()
+    count = side.counts.sum()
+    centred = influence - side.counts * (influence.sum() / count)
+    return -centred / (count - side.counts)
+
+
+def _distance(real: _Fit, fake: _Fit) -> float:
+    cross = fake.factor @ real.factor.T
+    wide = cross if cross.shape[0] <= cross.shape[1] else cross.T
+    # Singular values of the product of the factors: their sum is the trace of the root of the product of covariances.
+    roots = torch.linalg.eigvalsh(wide @ wide.T).clamp_min(0).sqrt()
+    shift = fake.mean - real.mean
+    return float(shift @ shift + real.variance + fake.variance - 2 * roots.sum())
+
+
+def _plain_fit(features_ND: Tensor) -> _Fit:
+    origin = features_ND.mean(dim=0)
+    if len(features_ND) <= len(origin):
+        return _fit_of_few(features_ND)
+    centred_ND = features_ND - origin
+    return _fit(features_ND, origin, centred_ND.T @ centred_ND)
+
+
+def _fit_of_few(features_ND: Tensor) -> _Fit:
+    mean = features_ND.mean(dim=0, dtype=torch.float64)
+    return _Fit(mean, (features_ND - mean) / math.sqrt(len(features_ND) - 1))
+
+
+def _fit(features_ND: Tensor, origin: Tensor, scatter: Tensor) -> _Fit:
+    """Args:
+    features_ND: the rows.
+    origin: what was taken from the rows for the scatter matrix, which need not be their mean.
+    scatter: sum of outer products.
+    """
+    count, length = features_ND.shape
+    if count <= length:
+        return _fit_of_few(features_ND)
+    mean = features_ND.mean(dim=0, dtype=torch.float64)
+    shift = mean - origin
+    return _Fit(mean, _factor((scatter - count * torch.outer(shift, shift)) / (count - 1)))
+
+
+def _factor(covariance: Tensor) -> Tensor:
+    factor, failed = torch.linalg.cholesky_ex(covariance, upper=True)
+    if not failed:
+        return torch.as_tensor(factor)
+    # Singular: some feature never varies, or is the sum of others.
+    values, vectors = torch.linalg.eigh(covariance)
+    return torch.as_tensor(values.clamp_min(0).sqrt()[:, None] * vectors.T)

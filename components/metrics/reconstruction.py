@@ -1,0 +1,40 @@
+"""How near reconstructions are to their originals, in pixels."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+from components.measurement import Estimates
+from components.metrics.groups import counts_without_each, group_sums, totals, with_replicates
+from components.metrics.means import mean_estimate
+
+WHITE = 255.0
+
+
+def reconstruction_estimates(pairs: Iterable[tuple[Tensor, Tensor]], groups_N: Tensor) -> Estimates:
+    """PSNR in dB of the squared error over all images together, and mean SSIM in -1..1.
+
+    SSIM: Wang et al., 2004, doi:10.1109/TIP.2003.819861; Gaussian window of deviation 1.5 pixels, borders mirrored.
+    PSNR over all images and not its mean per image, which one perfect image would make infinite.
+
+    Args:
+        pairs: originals and reconstructions, uint8, (n, C, H, W) each, N in all.
+        groups_N: each image's group, in the same order.
+
+    Returns:
+        `reconstruction_psnr`, unknown (it is infinite) if all are perfect, and `reconstruction_ssim`.
+    """
+    errors, similarities = [], []
+    for original_NCHW, reconstruction_NCHW in pairs:
+        original, reconstruction = original_NCHW.double(), reconstruction_NCHW.double()
+        errors.append((original - reconstruction).square().mean(dim=(1, 2, 3)))
+        similarity = structural_similarity_index_measure(reconstruction, original, data_range=WHITE, reduction="none")
+        assert isinstance(similarity, Tensor)  # a pair only if asked for the contrasts too
+        similarities.append(similarity)
+    error = totals(group_sums(torch.cat(errors), groups_N)) / counts_without_each(groups_N)
+    return {
+        "reconstruction_psnr": with_replicates(10 * (WHITE**2 / error).log10()),
+        "reconstruction_ssim": mean_estimate(torch.cat(similarities), groups_N),
+    }

@@ -1,0 +1,113 @@
+import math
+
+import numpy as np
+import torch
+from numpy.testing import assert_allclose
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from components.metrics.fidelity import ITERATIONS, REGULARISATION, fit_judges, measure_fidelity
+from components.metrics.groups import deal_groups
+
+ATTRIBUTES = ("category", "color")
+POSITIONS = {"bag": torch.arange(0, 100, 2), "dress": torch.arange(1, 100, 2)}
+CONDITIONS_NA = np.stack([np.arange(100) % 2, np.arange(100) // 2 % 3], axis=1)
+GROUPS_N = deal_groups(torch.from_numpy(CONDITIONS_NA[:, 0]), 0)
+
+
+def features_of(conditions_NA: np.ndarray, seed: int, noise: float = 0.3) -> Tensor:
+    """Category and colour stand in directions of their own, at scales that differ."""
+    places = np.concatenate([np.eye(2)[conditions_NA[:, 0]], 100 * np.eye(3)[conditions_NA[:, 1]]], axis=1)
+    noises = np.random.default_rng(seed).normal(size=(len(places), 5)) * noise * [1, 1, 100, 100, 100]
+    return torch.from_numpy(places + noises).float()
+
+
+def train_conditions(count: int = 600) -> np.ndarray:
+    return np.stack([np.arange(count) % 2, np.arange(count) // 2 % 3], axis=1)
+
+
+JUDGES = fit_judges(features_of(train_conditions(), 0), train_conditions(), ATTRIBUTES)
+
+
+def fidelity(fake_ND: Tensor, judges: dict[str, Tensor] = JUDGES, attributes: tuple[str, ...] = ATTRIBUTES):  # type: ignore[no-untyped-def]
+    real_ND = features_of(CONDITIONS_NA, 1)
+    return measure_fidelity(judges, real_ND, fake_ND, CONDITIONS_NA, attributes, GROUPS_N, POSITIONS)
+
+
+def test_judges_are_logistic_regressions_on_standardised_features() -> None:
+    features = features_of(train_conditions(), 0, noise=0.8)
+    judges = fit_judges(features, train_conditions(), ATTRIBUTES)
+    others = features_of(CONDITIONS_NA, 5, noise=0.8)
+    for column, name in enumerate(ATTRIBUTES):
+        plain = make_pipeline(StandardScaler(), LogisticRegression(C=REGULARISATION, max_iter=ITERATIONS))
+        plain.fit(features.numpy(), train_conditions()[:, column])
+        weights = judges[f"weights/{name}"]
+        found = (others @ weights[:-1] + weights[-1]).softmax(dim=1)
+        assert_allclose(found.numpy(), plain.predict_proba(others.numpy()), atol=1e-4)
+
+
+def test_good_samples_reach_the_floor() -> None:
+    overall, by_category = fidelity(features_of(CONDITIONS_NA, 2))
+    assert set(overall) == {"condition_fidelity", "condition_fidelity_category", "condition_fidelity_color"}
+    for found in (overall, *by_category.values()):
+        estimate = found["condition_fidelity"]
+        assert estimate.floor is not None
+        assert estimate.value > 0.8
+        assert abs(estimate.value - estimate.floor) < 0.2
+        assert estimate.interval is not None
+
+
+def test_a_generator_that_lacks_a_category_is_named() -> None:
+    only_bags = CONDITIONS_NA.copy()
+    only_bags[:, 0] = 0
+    overall, by_category = fidelity(features_of(only_bags, 2))
+    assert by_category["dress"]["condition_fidelity_category"].value < 0.1
+    assert by_category["dress"]["condition_fidelity_color"].value > 0.8
+    assert by_category["bag"]["condition_fidelity"].value > 0.8
+    assert 0.35 < overall["condition_fidelity"].value < 0.6
+
+
+def test_replicates_leave_a_group_out() -> None:
+    fake = features_of(np.where(np.arange(100)[:, None] < 30, 0, CONDITIONS_NA), 2, noise=0.01)
+    overall, _ = fidelity(fake)
+    right = torch.from_numpy((np.where(np.arange(100)[:, None] < 30, 0, CONDITIONS_NA) == CONDITIONS_NA).all(axis=1))
+    for group in range(20):
+        expected = right[group != GROUPS_N].double().mean()
+        assert math.isclose(overall["condition_fidelity"].replicates[group], float(expected), abs_tol=1e-9)
+
+
+def test_without_attributes_there_is_nothing() -> None:
+    judges = fit_judges(torch.randn(10, 5), np.empty((10, 0), np.int64), ())
+    assert judges == {}
+    found = measure_fidelity(
+        judges, torch.randn(4, 5), torch.randn(4, 5), np.empty((4, 0), np.int64), (), torch.arange(4), {}
+    )
+    assert found == ({}, {})
+
+
+def test_one_judged_attribute_has_one_metric() -> None:
+    conditions = train_conditions()
+    conditions[:, 1] = 0  # nothing to choose from
+    judges = fit_judges(features_of(train_conditions(), 0), conditions, ATTRIBUTES)
+    overall, _ = fidelity(features_of(CONDITIONS_NA, 2), judges)
+    assert set(overall) == {"condition_fidelity"}
+
+
+def test_a_value_without_photos_and_one_with_a_single_photo() -> None:
+    conditions = train_conditions()
+    kept = np.flatnonzero((conditions[:, 1] != 2) & (conditions[:, 1] != 1) | (np.arange(600) == 2))
+    judges = fit_judges(features_of(conditions, 0)[kept], conditions[kept], ATTRIBUTES)
+    assert judges["codes/color"].tolist() == [0, 1]
+    overall, _ = fidelity(features_of(CONDITIONS_NA, 2), judges)
+    assert 0 < overall["condition_fidelity"].value < 0.5
+
+
+def test_features_that_are_no_numbers_give_no_number() -> None:
+    fake = features_of(CONDITIONS_NA, 2)
+    fake[0, 0] = math.nan
+    overall, by_category = fidelity(fake)
+    assert math.isnan(overall["condition_fidelity"].value)
+    assert overall["condition_fidelity"].interval is None
+    assert by_category["dress"]["condition_fidelity"].value > 0.8
