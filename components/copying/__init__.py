@@ -1,0 +1,1 @@
+"""Does a generator make something new, or give back its training photos?"""

@@ -1,0 +1,222 @@
+"""How much of what a generator makes is copied, measured against held-out photos looked up in the same way."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from components.copying.pixels import PhotoIndex, index_photos, nearest_photos
+from components.copying.three_sample import copying_score, fit_cells, nearest_cells
+from components.dataset import Split
+from components.feature_cache import Tensors, cached
+from components.measurement import GROUPS, Estimate, Estimates
+from components.settings import CopyingSettings
+
+NEIGHBOURS = 50
+"""Training photos that the nearest one is set against, by features: as by Carlini et al., 2023, arXiv:2301.13188."""
+NO_DISTANCE = 0.01
+"""Relative distance that counts as none: rounding gives as much for equal images."""
+DUPLICATE = 0.6
+"""Of the distance that a quantile of held-out photos keep to each other: a model of little variety fills a smaller
+space than photos do, and its images are closer to each other without being the same."""
+ROWS_AT_ONCE = 500
+SHOWN_PAIRS = 10
+
+
+@dataclass(frozen=True)
+class TrainingPhotos:
+    """What samples are looked up among.
+
+    Attributes:
+        split: all training photos, for the search by pixels.
+        rows: of those with features.
+        features_ND: theirs.
+    """
+
+    split: Split
+    rows: NDArray[np.int64]
+    features_ND: Tensor
+
+
+@dataclass(frozen=True)
+class Looked:
+    """Images that are looked up.
+
+    Attributes:
+        images_NCHW: uint8.
+        features_ND: theirs.
+    """
+
+    images_NCHW: Tensor
+    features_ND: Tensor
+
+
+@dataclass(frozen=True)
+class ClosestPair:
+    """A generated image and the training photo it is nearest to by pixels, relative to that photo's rivals.
+
+    Attributes:
+        sample: position of the image among those that were looked up.
+        train_row: of the photo in the split train.
+        photo_id: in the manifest.
+        pixel_distance: 0 for the same picture, about 1.4 for unrelated ones.
+        relative_distance: that over the mean distance of the next nearest photos.
+        feature_distance: of the image to the nearest photo by features, which may be another one.
+    """
+
+    sample: int
+    train_row: int
+    photo_id: str
+    pixel_distance: float
+    relative_distance: float
+    feature_distance: float
+
+
+@dataclass(frozen=True)
+class Copying:
+    """Attributes:
+    metrics: copies_by_features, copies_by_pixels, copying_ct and duplicates.
+    closest: the SHOWN_PAIRS closest pairs, closest first.
+    """
+
+    metrics: Estimates
+    closest: tuple[ClosestPair, ...]
+
+
+@dataclass(frozen=True)
+class _Distances:
+    """Of each image: to its nearest training photo, and that relative to the next ones; to its nearest fellow."""
+
+    by_features_N: Tensor
+    relative_features_N: Tensor
+    relative_pixels_N: Tensor
+    to_fellows_N: Tensor
+
+
+def measure_copying(
+    train: TrainingPhotos,
+    real: Looked,
+    fake: Looked,
+    groups_N: Tensor,
+    settings: CopyingSettings,
+    *,
+    seed: int,
+    cache_key: Mapping[str, str],
+) -> Copying:
+    """Looks generated images up among the training photos, and held-out photos just so.
+
+    An image counts as a copy if its nearest training photo is nearer, relative to the next nearest
+    ones, than it is for all but a share `settings.quantile` of held-out photos; relative, since plain
+    things are near to many photos and a copy is near to one. Such copies are counted by features and
+    by pixels; the latter also finds what was shifted, flipped, cropped or recoloured.
+
+    `duplicates` is the share of images with another generated image within DUPLICATE of what all but
+    that share of held-out photos keep to each other. `copying_ct` is in standard errors already: it has no
+    further uncertainty, and its replicates equal it.
+
+    Args:
+        train: training photos.
+        real: held-out photos.
+        fake: generated images with the conditions of the held-out ones, row by row.
+        groups_N: each row's group of the jackknife.
+        settings: section `evaluate.copying` of params.yaml.
+        seed: of the cells of `copying_ct`.
+        cache_key: what `train` and `real` are: the network, the dataset, the rows.
+
+    Returns:
+        Unknown estimates if features are no finite numbers, or there are too few photos to compare with.
+    """
+    reference = _reference(train, real, seed, cache_key)
+    index = PhotoIndex(reference["thumbnails"], reference["spectra"])
+    held = _Distances(
+        reference["by_features"], reference["relative_features"], reference["relative_pixels"], reference["to_fellows"]
+    )
+    found, closest = _look_up(train, fake, index)
+    names = {
+        "copies_by_features": (found.relative_features_N, held.relative_features_N),
+        "copies_by_pixels": (found.relative_pixels_N, held.relative_pixels_N),
+        "duplicates": (found.to_fellows_N, held.to_fellows_N),
+    }
+    metrics = {
+        name: _share_nearer(*pair, groups_N, settings.quantile, DUPLICATE if name == "duplicates" else 1.0)
+        for name, pair in names.items()
+    }
+    score = _score(held, reference["cells"], found, nearest_cells(fake.features_ND, reference["centres"]))
+    return Copying({**metrics, "copying_ct": score}, closest)
+
+
+def _reference(train: TrainingPhotos, real: Looked, seed: int, cache_key: Mapping[str, str]) -> Tensors:
+    """All that depends on real photos alone, from the cache if it is there."""
+
+    def compute(_: Tensors | None) -> Tensors:
+        index = index_photos(train.split)
+        held, _closest = _look_up(train, real, index)
+        centres_KD = fit_cells(train.features_ND, len(real.features_ND), seed)
+        return {
+            "thumbnails": index.thumbnails_NHW,
+            "spectra": index.spectra_NS,
+            "by_features": held.by_features_N,
+            "relative_features": held.relative_features_N,
+            "relative_pixels": held.relative_pixels_N,
+            "to_fellows": held.to_fellows_N,
+            "centres": centres_KD,
+            "cells": nearest_cells(real.features_ND, centres_KD),
+        }
+
+    return cached({"of": "nearest photos of held-out ones"}, {**cache_key, "seed": str(seed)}, compute)
+
+
+def _look_up(train: TrainingPhotos, images: Looked, index: PhotoIndex) -> tuple[_Distances, tuple[ClosestPair, ...]]:
+    near_NK = _nearest_distances(images.features_ND, train.features_ND, NEIGHBOURS + 1)
+    fellows_N2 = _nearest_distances(images.features_ND, images.features_ND, 2)
+    pixels = nearest_photos(images.images_NCHW, index)
+    relative_N = _relative(pixels.distances_NK)
+    pairs = tuple(
+        ClosestPair(
+            sample,
+            row := int(pixels.rows_NK[sample, 0]),
+            str(train.split.manifest["id"].iloc[row]),
+            float(pixels.distances_NK[sample, 0]),
+            float(relative_N[sample]),
+            float(near_NK[sample, 0]),
+        )
+        for sample in relative_N.argsort(stable=True)[:SHOWN_PAIRS].tolist()
+    )
+    return _Distances(near_NK[:, 0], _relative(near_NK), relative_N, fellows_N2[:, -1]), pairs
+
+
+def _nearest_distances(from_ND: Tensor, to_ND: Tensor, count: int) -> Tensor:
+    """Distances to the nearest points, ascending, (N, count) or fewer."""
+    count = min(count, len(to_ND))
+    parts = [torch.cdist(part, to_ND).topk(count, dim=1, largest=False).values for part in from_ND.split(ROWS_AT_ONCE)]
+    return torch.cat(parts)
+
+
+def _relative(distances_NK: Tensor) -> Tensor:
+    """The least distance over the mean of the others, (N,); NaN where there are no others."""
+    return distances_NK[:, 0] / distances_NK[:, 1:].mean(dim=1).clamp_min(1e-12)
+
+
+def _share_nearer(found_N: Tensor, held_N: Tensor, groups_N: Tensor, quantile: float, part: float) -> Estimate:
+    """Share of images at most as far as a part of a quantile of the held-out photos.
+
+    Replicates leave a group out of both; the floor is the share of held-out photos that are as near.
+    """
+    if not (torch.isfinite(found_N).all() and torch.isfinite(held_N).all()):
+        return Estimate(math.nan)
+
+    def limit(rows: Tensor) -> Tensor:
+        return (part * torch.quantile(held_N[rows], quantile)).clamp_min(NO_DISTANCE)
+
+    kept = [torch.ones(len(groups_N), dtype=torch.bool), *(groups_N != group for group in range(GROUPS))]
+    shares = [float((found_N[rows] <= limit(rows)).double().mean()) for rows in kept if rows.any()]
+    return Estimate(shares[0], tuple(shares[1:]), floor=float((held_N <= limit(kept[0])).double().mean()))
+
+
+def _score(held: _Distances, held_cells_N: Tensor, found: _Distances, found_cells_N: Tensor) -> Estimate:
+    score = copying_score(held.by_features_N, held_cells_N, found.by_features_N, found_cells_N)
+    return Estimate(score, (score,) * GROUPS if math.isfinite(score) else (), floor=0.0)
