@@ -1,0 +1,313 @@
+"""Measures a model on held-out real photos: the candidate, and the champion again, by the same function.
+
+Each generated image has the conditions of one of the real photos, so that both have the same
+distribution of categories.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from components.copying.measure import ClosestPair, Copying, Looked, TrainingPhotos, measure_copying
+from components.feature_cache import Tensors, cached, cached_features, network_key, rows_key
+from components.features import FeatureExtractor, Features, build_extractor, extract
+from components.generative import GenerativeModel, Reconstructs
+from components.measurement import GROUPS, Estimate, Estimates, Measurement
+from components.metrics.diversity import measure_diversity
+from components.metrics.fidelity import Judges, fit_judges, measure_fidelity
+from components.metrics.measure import RealSide
+from components.metrics.reconstruction import reconstruction_estimates
+from components.metrics.sharpness import laplacian_variance, sharpness_ratio
+from components.pictures import ClosePair
+from components.protocol import Protocol
+from components.references import References, load_references, matching_rows
+from components.sampling import Reconstructions, Samples, real_images
+from components.settings import EvaluateSettings
+
+ByCategory = dict[str, Estimates]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation found.
+
+    Attributes:
+        closest: of the generated images those nearest to a training photo, nearest first.
+    """
+
+    measurement: Measurement
+    closest: tuple[ClosePair, ...]
+
+
+@dataclass(frozen=True)
+class _Generated:
+    """Images that a model made, as far as they are needed.
+
+    Attributes:
+        sharpness_N: variance of each one's Laplacian.
+        looked_up_NCHW: those that are looked for among the training photos, uint8.
+        nonfinite: how many hold NaN or infinity.
+    """
+
+    features: Features
+    sharpness_N: Tensor
+    looked_up_NCHW: Tensor
+    nonfinite: int
+
+
+@dataclass(frozen=True)
+class _Real:
+    """What is known of the real photos.
+
+    Attributes:
+        held_out: what the network sees of the measured photos; train: of training photos.
+        side: the measured photos, ready to be compared with.
+        sharpness_N: variance of each measured photo's Laplacian.
+        key: which photos and which network it is: what follows from them is kept under it.
+    """
+
+    held_out: Features
+    train: Features
+    side: RealSide
+    sharpness_N: Tensor
+    key: dict[str, str]
+
+
+def measure_model(
+    model: GenerativeModel,
+    weights_sha256: str,
+    settings: EvaluateSettings,
+    prepared_dir: Path,
+    device: torch.device | None = None,
+) -> Measured:
+    """Measures a model on the split that the settings name.
+
+    A model that makes NaN or infinity gets NaN for every metric of what it generates.
+
+    Args:
+        model: any family's; it is moved to the device and set to evaluation mode.
+        weights_sha256: of its weights: the measurement is theirs alone.
+        settings: section `evaluate` of params.yaml.
+        prepared_dir: data/prepared.
+        device: where networks run; by default a GPU if there is one.
+
+    Raises:
+        InputError: the dataset or the feature network cannot be used, a split is too small for the
+            settings, or the model makes images of another shape.
+    """
+    references = load_references(settings, prepared_dir)
+    device = device or default_device()
+    model = model.to(device).eval()
+    extractor = build_extractor(settings).to(device)
+    real = _see_real(extractor, references, settings)
+    generated = _generate(model, references, extractor, settings)
+    print(f"evaluate: metrics of {len(references.rows)} real and as many generated images", flush=True)
+    metrics, by_category = _compared(real, generated, references, settings)
+    copying = _copying(real, generated, references, settings)
+    metrics |= copying.metrics
+    if generated.nonfinite:
+        unknown = Estimate(math.nan)
+        metrics = dict.fromkeys(metrics, unknown)
+        by_category = {category: dict.fromkeys(found, unknown) for category, found in by_category.items()}
+    metrics["nonfinite_samples"] = Estimate(generated.nonfinite, (float(generated.nonfinite),) * GROUPS, 0.0)
+    metrics |= _reconstructed(model, references)
+    protocol = _protocol(settings, extractor, references).text
+    return Measured(
+        Measurement(metrics, by_category, protocol, weights_sha256), _pictured(copying.closest, generated, references)
+    )
+
+
+def default_device() -> torch.device:
+    """A GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _see_real(extractor: FeatureExtractor, references: References, settings: EvaluateSettings) -> _Real:
+    """What of the photos goes through the network, from the cache if it is there."""
+    digest, size = references.info.digest, settings.batch_size
+    held_out = cached_features(
+        extractor,
+        references.held_out,
+        references.rows,
+        dataset_digest=digest,
+        name=settings.split,
+        batch_size=size,
+        logits=True,
+        pairs=True,
+    )
+    train = cached_features(
+        extractor, references.train, references.train_rows, dataset_digest=digest, name="train", batch_size=size
+    )
+    side = RealSide(held_out.features_ND, references.groups_N, references.positions, settings)
+    key = {
+        **network_key(extractor),
+        **rows_key(digest, references.rows),
+        "split": settings.split,
+        "train": rows_key(digest, references.train_rows)["rows"],
+    }
+    return _Real(held_out, train, side, _sharpness(real_images(references.held_out, references.rows)), key)
+
+
+def _generate(
+    model: GenerativeModel, references: References, extractor: FeatureExtractor, settings: EvaluateSettings
+) -> _Generated:
+    """Draws the images, and keeps of them what is needed."""
+    samples = Samples(model, references.conditions_NA, references.info.image_shape, settings.seed)
+    sharpness: list[Tensor] = []
+    looked_up: list[Tensor] = []
+
+    def passing() -> Iterator[Tensor]:
+        start = 0
+        for chunk_NCHW in samples:
+            sharpness.append(laplacian_variance(chunk_NCHW))
+            first, last = np.searchsorted(references.looked_up, (start, start + len(chunk_NCHW)))
+            looked_up.append(chunk_NCHW[references.looked_up[first:last] - start])
+            start += len(chunk_NCHW)
+            yield chunk_NCHW
+
+    total = len(references.rows)
+    features = extract(
+        extractor, passing(), total=total, batch_size=settings.batch_size, label="generated images", pairs=True
+    )
+    return _Generated(features, torch.cat(sharpness), torch.cat(looked_up), samples.nonfinite)
+
+
+def _sharpness(chunks: Iterable[Tensor]) -> Tensor:
+    return torch.cat([laplacian_variance(chunk_NCHW) for chunk_NCHW in chunks])
+
+
+def _compared(
+    real: _Real, generated: _Generated, references: References, settings: EvaluateSettings
+) -> tuple[Estimates, ByCategory]:
+    """All that is told by setting generated images against real ones of the same conditions."""
+    metrics, by_category = real.side.measure(generated.features)
+    floors = _floors(real, references, settings)
+    metrics = _with_floors(metrics, floors, "")
+    by_category = {category: _with_floors(found, floors, category) for category, found in by_category.items()}
+    positions, groups_N, attributes = references.positions, references.groups_N, list(references.info.attributes)
+    judges = _judges(real, references, attributes)
+    parts = [
+        measure_diversity(real.held_out, generated.features, groups_N, positions),
+        measure_fidelity(
+            judges,
+            real.held_out.features_ND,
+            generated.features.features_ND,
+            references.conditions_NA,
+            attributes,
+            groups_N,
+            positions,
+        ),
+    ]
+    for over_all, per_category in parts:
+        metrics |= over_all
+        for category, found in per_category.items():
+            by_category[category] |= found
+    everything = {"": torch.arange(len(groups_N)), **positions}
+    for category, rows in everything.items():
+        ratio = sharpness_ratio(real.sharpness_N[rows], generated.sharpness_N[rows], groups_N[rows])
+        (by_category[category] if category else metrics)["sharpness_ratio"] = replace(ratio, floor=1.0)
+    return metrics, by_category
+
+
+def _judges(real: _Real, references: References, attributes: list[str]) -> Judges:
+    conditions_NA = references.train.conditions_NA[references.train_rows]
+
+    def compute(_: Tensors | None) -> Tensors:
+        print("evaluate: training the classifiers that judge conditions, on real photos", flush=True)
+        return fit_judges(real.train.features_ND, conditions_NA, attributes)
+
+    return cached({"of": "judges of conditions"}, real.key, compute)
+
+
+def _with_floors(metrics: Estimates, floors: Tensors, category: str) -> Estimates:
+    found = {name: floors.get(_floor_name(category, name)) for name in metrics}
+    return {
+        name: estimate if (floor := found[name]) is None else replace(estimate, floor=float(floor))
+        for name, estimate in metrics.items()
+    }
+
+
+def _floors(real: _Real, references: References, settings: EvaluateSettings) -> Tensors:
+    """What training photos in place of generated images reach: no model should be expected to do better."""
+    chosen = matching_rows(references)
+    if chosen is None:
+        return {}
+    key = {**real.key, "neighbours": str(settings.neighbours), "seed": str(settings.seed)}
+
+    def compute(_: Tensors | None) -> Tensors:
+        print("evaluate: floors: real training photos in place of generated images", flush=True)
+        # Class scores are kept of held-out photos alone: those are the score's own floor.
+        photos = Features(real.train.features_ND[chosen], real.held_out.logits_NK, torch.empty(0))
+        metrics, by_category = real.side.measure(photos)
+        named = {_floor_name("", name): estimate for name, estimate in metrics.items()}
+        for category, found in by_category.items():
+            named |= {_floor_name(category, name): estimate for name, estimate in found.items()}
+        return {name: torch.tensor(estimate.value, dtype=torch.float64) for name, estimate in named.items()}
+
+    return cached({"of": "floors"}, key, compute)
+
+
+def _floor_name(category: str, metric: str) -> str:
+    return f"{category}/{metric}"
+
+
+def _copying(
+    real: _Real,
+    generated: _Generated,
+    references: References,
+    settings: EvaluateSettings,
+) -> Copying:
+    positions = torch.from_numpy(references.looked_up)
+    photos = torch.from_numpy(references.held_out.gather(references.rows[references.looked_up]))
+    return measure_copying(
+        TrainingPhotos(references.train, references.train_rows, real.train.features_ND),
+        Looked(photos, real.held_out.features_ND[positions]),
+        Looked(generated.looked_up_NCHW, generated.features.features_ND[positions]),
+        references.groups_N[positions],
+        settings.copying,
+        seed=settings.seed,
+        cache_key={**real.key, "looked_up": str(len(positions))},
+    )
+
+
+def _pictured(closest: Sequence[ClosestPair], generated: _Generated, references: References) -> tuple[ClosePair, ...]:
+    return tuple(
+        ClosePair(
+            sample=generated.looked_up_NCHW[pair.sample],
+            photo=torch.from_numpy(references.train.gather(np.array([pair.train_row]))[0]),
+            label=f"{pair.pixel_distance:.2f}, {pair.relative_distance:.2f} of the next ones'",
+        )
+        for pair in closest
+    )
+
+
+def _reconstructed(model: GenerativeModel, references: References) -> Estimates:
+    """PSNR and SSIM of a model that reconstructs; nothing for another."""
+    if not isinstance(model, Reconstructs):
+        return {}
+    pairs = Reconstructions(model, references.held_out, references.rows)
+    found = reconstruction_estimates(pairs, references.groups_N)
+    return dict.fromkeys(found, Estimate(math.nan)) if pairs.nonfinite else found
+
+
+def _protocol(settings: EvaluateSettings, extractor: FeatureExtractor, references: References) -> Protocol:
+    return Protocol(
+        features=extractor.name,
+        weights=extractor.weights_sha256,
+        resolution=extractor.resolution,
+        resize=extractor.resize,
+        split=settings.split,
+        n_real=len(references.rows),
+        n_fake=len(references.rows),
+        seed=settings.seed,
+        neighbours=settings.neighbours,
+        train_photos=len(references.train_rows),
+        copy_samples=len(references.looked_up),
+        copy_quantile=settings.copying.quantile,
+        dataset=references.info.digest,
+    )
