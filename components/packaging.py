@@ -1,5 +1,6 @@
-"""Logs a trained model as an MLflow pyfunc model, with all that loading it takes."""
+"""A trained model as an MLflow pyfunc model: a folder, then a version in the registry."""
 
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,31 +9,32 @@ from pathlib import Path
 
 import mlflow
 import pandas as pd
-from mlflow.models import ModelSignature
+from mlflow.models import Model, ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 
 from components.dataset import AttributeValues
 from components.errors import InputError
+from components.generative import CARD
 
 PACKAGE = Path(__file__).resolve().parent
 
 REQUIREMENTS = (
     "cronsim",
-    "filelock",
-    "httpx",
+    "cryptography",
     "lightning",
     "mlflow",
+    "model-signing",
     "numpy",
     "pandas",
     "pillow",
     "psutil",
-    "pyarrow",
     "pydantic",
+    "pyopenssl",
     "ruamel.yaml",
     "safetensors",
     "torch",
 )
-"""What the packaged code imports. Given to MLflow, which would else take seconds to find out."""
+"""What the packaged code imports when it is served. Given to MLflow, which would else take seconds to find out."""
 
 TAKEN = ("n", "seed", "index", "png")
 """Columns of a request and of its answer beside the conditions."""
@@ -51,32 +53,66 @@ def check_servable(attributes: AttributeValues) -> None:
         )
 
 
-def package(model_dir: Path, attributes: AttributeValues, registered_name: str, tags: dict[str, str]) -> str:
-    """Logs the model into the active run and registers it.
+def save_package(model_dir: Path, attributes: AttributeValues, folder: Path) -> None:
+    """Writes the model as a folder that MLflow can load, with all that loading it takes.
+
+    What comes next: `signing.sign` the folder, `smoke.smoke` it, `register` it, in this order. Nothing
+    in it changes from there on.
 
     Args:
         model_dir: weights.safetensors and model.json.
-        tags: of the new version, there from its first moment.
-
-    Returns:
-        The number of the new version.
+        folder: made here; must not be there, or be empty.
     """
     with _no_bytecode():
-        logged = mlflow.pyfunc.log_model(
-            name="model",
+        mlflow.pyfunc.save_model(
+            folder,
             python_model=str(PACKAGE / "serving.py"),
             artifacts={"model": str(model_dir)},
             code_paths=[str(PACKAGE)],
             signature=signature(attributes),
             input_example=input_example(attributes),
-            pip_requirements=[f"{name}=={version(name)}" for name in REQUIREMENTS],
+            # Without a build's label (2.13.0+cpu): which build fits is the serving machine's matter.
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in REQUIREMENTS],
         )
+
+
+def weights_folder(folder: Path) -> Path:
+    """Where weights.safetensors and model.json lie in a package.
+
+    Raises:
+        InputError: nowhere, or at several places: the folder is no package.
+    """
+    found = [path.parent for path in folder.glob(f"artifacts/*/{CARD}")]
+    if len(found) != 1:
+        raise InputError(f"{folder}: {len(found)} files artifacts/*/{CARD}, a packaged model has one; package it anew")
+    return found[0]
+
+
+class _Saved:
+    """The flavor, in MLflow's sense, of a model that is saved already: logging it only copies."""
+
+    @staticmethod
+    def save_model(path: str, mlflow_model: Model, package: Path) -> None:  # noqa: ARG004
+        shutil.copytree(package, path)
+
+
+def register(folder: Path, registered_name: str, tags: dict[str, str]) -> str:
+    """Logs a package into the active run, byte for byte, and registers it.
+
+    Args:
+        folder: as `save_package` and `signing.sign` left it.
+        tags: of the new version, there from its first moment.
+
+    Returns:
+        The number of the new version.
+    """
+    logged = Model.log(None, _Saved, name="model", flavor_name="python_function", package=folder)
     return str(mlflow.register_model(logged.model_uri, registered_name, tags=tags).version)
 
 
 @contextmanager
 def _no_bytecode() -> Iterator[None]:
-    """MLflow tries the model before it uploads it: what Python compiles on the way would be uploaded too."""
+    """MLflow runs the code that it packages: what Python compiles on the way would be packaged too."""
     before, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield

@@ -5,6 +5,7 @@ safetensors and a JSON card; nothing is pickled.
 """
 
 import io
+import os
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class ProductImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defin
 
     def load_context(self, context: Any) -> None:
         folder = Path(context.artifacts["model"])
+        check_signature(folder.parents[1])
         self.attributes = load_card(folder).attributes
         self.model = load_model(folder).to("cuda" if torch.cuda.is_available() else "cpu")
 
@@ -59,6 +61,25 @@ class ProductImages(mlflow.pyfunc.PythonModel):  # type: ignore[misc, name-defin
             if row[name] not in values:
                 raise ValueError(f"{name} is {row[name]!r}; this model knows {list(values)}")
         return [values.index(row[name]) for name, values in self.attributes.items()]
+
+
+def check_signature(package: Path) -> None:
+    """Refuses a package that is not signed by the key that VITRINE_REQUIRE_SIGNATURE names, if it names one.
+
+    It runs before the weights are read, but is itself of the package: altered code can leave it out.
+    `components.production` checks from outside, before any of the code runs.
+
+    Raises:
+        InputError: see `components.signing.verify`.
+    """
+    if not os.environ.get("VITRINE_REQUIRE_SIGNATURE"):
+        return
+    # Imported here, or every served model would wait for cryptography that few ask for.
+    from components.signing import required_key, verify
+
+    key = required_key()
+    assert key is not None
+    verify(package, key, running=True)
 
 
 def _png(image_CHW: torch.Tensor) -> bytes:

@@ -33,8 +33,17 @@ REGION = "us-east-1"
 
 WORK_POOLS = ("cpu", "gpu")
 
-OTHERS = ("VITRINE_CACHE", "VITRINE_CHECKPOINTS", "VITRINE_CLOTHING", "VITRINE_FASHION_MNIST")
-"""Variables of other parts of the project: folders of downloads and of data sets, the place of checkpoints."""
+OTHERS = (
+    "VITRINE_CACHE",
+    "VITRINE_CHECKPOINTS",
+    "VITRINE_CLOTHING",
+    "VITRINE_FASHION_MNIST",
+    "VITRINE_NOTIFY",
+    "VITRINE_REQUIRE_SIGNATURE",
+    "VITRINE_SIGNING_KEY",
+    "VITRINE_USER",
+)
+"""Variables of other parts of the project: folders of downloads and data sets, places of checkpoints and keys, people."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv from the hash-locked requirements, then torch.
+# Makes .venv from the hash-locked requirements, then torch, then the project's own command.
 # Usage: infra/setup.sh [PYTHON]
 set -euo pipefail
 python=${1:-python3}
@@ -30,4 +30,6 @@ pip=(.venv/bin/python -m pip --disable-pip-version-check install --quiet --progr
 "${pip[@]}" --no-deps --require-hashes -r requirements.lock
 # Not in the lock: its build, and so its hash, depends on the machine (CPU or CUDA).
 "${pip[@]}" "torch==2.13.0"
+# The command `vitrine`; --no-index, for all that it takes is installed by now.
+"${pip[@]}" --no-index --no-deps --no-build-isolation --editable .
 touch .venv/installed
