@@ -18,6 +18,7 @@ from components.dataset import AttributeValues, DatasetInfo
 from components.errors import InputError
 from components.files import sha256_file, write_json, written_whole
 from components.images import to_float
+from components.interpolation import linear
 from components.models import family_settings, load_family
 from components.networks.averaging import Average
 from components.settings import FamilySettings
@@ -181,8 +182,8 @@ class GenerativeModel(LightningModule, ABC):
         """
 
     @abstractmethod
-    def sample(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:
-        """Draws one image per row of conditions.
+    def draw_latents(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:
+        """Draws what the images of these conditions are generated from.
 
         Args:
             conditions_NA: int64, (N, A): per attribute the index of its value.
@@ -190,8 +191,41 @@ class GenerativeModel(LightningModule, ABC):
                 latents on every device.
 
         Returns:
+            One latent per row of conditions, float (N, D), on the model's device.
+        """
+
+    @abstractmethod
+    def generate(self, latents_ND: Tensor, conditions_NA: Tensor) -> Tensor:
+        """Makes one image per latent: always the same one of the same latent and conditions.
+
+        Args:
+            latents_ND: on the model's device.
+            conditions_NA: int64, (N, A).
+
+        Returns:
             Float images in [-1, 1], (N, C, H, W), on the model's device.
         """
+
+    @torch.inference_mode()
+    def sample(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:
+        """Draws one image per row of conditions: latents, and what is generated from them.
+
+        Args:
+            conditions_NA: int64, (N, A): per attribute the index of its value.
+            generator: the only source of randomness, on the CPU.
+
+        Returns:
+            Float images in [-1, 1], (N, C, H, W), on the model's device.
+        """
+        return self.generate(self.draw_latents(conditions_NA, generator), conditions_NA)
+
+    def interpolate(self, first_ND: Tensor, second_ND: Tensor, shares_K: Tensor) -> Tensor:
+        """Latents on the way from one to another, (N, K, D): on a straight line, unless a family knows better.
+
+        Args:
+            shares_K: of the way, 0 to 1.
+        """
+        return linear(first_ND, second_ND, shares_K)
 
     @abstractmethod
     def sampling_state(self) -> dict[str, Tensor]:

@@ -43,8 +43,7 @@ def labelled_grids(panels: Sequence[tuple[str, Tensor]], labels: Sequence[str]) 
         labels: one per row, any text.
     """
     shown = [shortened(label) for label in labels]
-    height = panels[0][1].shape[-2]
-    scale = max(1, SHOWN_SIZE // height)
+    height, scale = panels[0][1].shape[-2], enlargement(panels[0][1])
     grids = [grid(images, len(images) // len(labels), GAP, scale) for _, images in panels]
     font = ImageFont.load_default(size=14)
     left = max(int(font.getlength(label)) for label in shown) + 2 * INDENT
@@ -62,9 +61,51 @@ def labelled_grids(panels: Sequence[tuple[str, Tensor]], labels: Sequence[str]) 
     return sheet
 
 
+def captioned_groups(heading: str, groups: Sequence[tuple[Tensor, str]], columns: int) -> Image.Image:
+    """Groups of images side by side, so many in a row, each with its caption below.
+
+    Args:
+        groups: uint8 images (K, C, H, W), the same K for all, and any text; at least one group.
+    """
+    font = ImageFont.load_default(size=12)
+    tiles = [(grid(images, len(images), GAP, enlargement(images)), caption) for images, caption in groups]
+    width, height = tiles[0][0].size
+    in_row, step = min(columns, len(tiles)), (width + MARGIN, height + MARGIN)
+    across = max(in_row * step[0] - MARGIN, int(font.getlength(heading)) + 2 * GAP)
+    sheet = Image.new("RGB", (across, MARGIN + -(-len(tiles) // in_row) * step[1]), "white")
+    draw = ImageDraw.Draw(sheet)
+    draw.text((GAP, MARGIN / 2), heading, fill="black", font=font, anchor="lm")
+    for number, (tile, caption) in enumerate(tiles):
+        left, top = number % in_row * step[0], MARGIN + number // in_row * step[1]
+        sheet.paste(tile, (left, top))
+        middle = (left + GAP, top + height + MARGIN / 2 - GAP)
+        draw.text(middle, _fitted(caption, font, width - 2 * GAP), fill="black", font=font, anchor="lm")
+    return sheet
+
+
+def enlargement(images_NCHW: Tensor) -> int:
+    """The whole factor by which images are enlarged to be seen."""
+    return max(1, SHOWN_SIZE // images_NCHW.shape[-2])
+
+
+def _fitted(label: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """A label in one line that is no wider than so many pixels."""
+    line = one_line(label)
+    if font.getlength(line) <= width:
+        return line
+    while line and font.getlength(f"{line}…") > width:
+        line = line[:-1]
+    return f"{line}…"
+
+
+def one_line(label: str) -> str:
+    """A label in one line, control characters as `?`."""
+    return "".join(sign if sign.isprintable() else "?" for sign in " ".join(label.split()))
+
+
 def shortened(label: str) -> str:
     """A label in one line of at most LABEL_LENGTH signs, control characters as `?`."""
-    line = "".join(sign if sign.isprintable() else "?" for sign in " ".join(label.split()))
+    line = one_line(label)
     if len(line) <= LABEL_LENGTH:
         return line
     half = (LABEL_LENGTH - 1) // 2

@@ -15,6 +15,7 @@ from components.adversarial.judging import judge
 from components.adversarial.losses import GAN_LOSSES, USES_REALS, LossName, pair_accuracy, sign_of_reals
 from components.adversarial.penalties import Due, PenaltiesSettings, PenaltyName, due_penalties
 from components.generative import GenerativeModel, MicroBatch, Step
+from components.interpolation import spherical
 from components.networks.architectures import build_discriminator, build_generator
 from components.networks.averaging import Average
 from components.networks.settings import DiscriminatorSettings, GeneratorSettings
@@ -127,10 +128,16 @@ class Gan(GenerativeModel):
         return loss, {"loss_generator": loss}
 
     @torch.inference_mode()
-    def sample(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:
-        z = torch.randn(len(conditions_NA), self.settings.latent_dim, generator=generator)
-        images: Tensor = self.ema.network()(z.to(self.device), conditions_NA.to(self.device))
+    def draw_latents(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:
+        return torch.randn(len(conditions_NA), self.settings.latent_dim, generator=generator).to(self.device)
+
+    @torch.inference_mode()
+    def generate(self, latents_ND: Tensor, conditions_NA: Tensor) -> Tensor:
+        images: Tensor = self.ema.network()(latents_ND, conditions_NA.to(self.device))
         return images.float()
+
+    def interpolate(self, first_ND: Tensor, second_ND: Tensor, shares_K: Tensor) -> Tensor:
+        return spherical(first_ND, second_ND, shares_K)
 
     def sampling_state(self) -> dict[str, Tensor]:
         return self.ema.module.state_dict()

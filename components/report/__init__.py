@@ -1,7 +1,7 @@
 """One page that shows a person what became of the photos: self-contained HTML, no script, no network.
 
 The same inputs give the same bytes. Names, categories and reasons come from outside: the template
-(report.html.j2) escapes whatever it shows.
+(page.html.j2) escapes whatever it shows.
 """
 
 import json
@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from components.files import written_whole
 from components.photos.thumbnails import data_uri, thumbnails
 from components.raw import row_groups
 from components.raw.refused import kind_of, read_refused, read_removed
 from components.report.histograms import HISTOGRAMS, Histogram, histogram_of
+from components.report.rendering import write_page
 from components.settings import AugmentSettings, DecodingSettings
 from components.tables import read_table
 from components.validation.approved import CHANGES, PHOTO_COLUMNS, base_of, changes_since
@@ -101,17 +100,7 @@ def write_report(path: Path, inputs: Inputs, decoding: DecodingSettings) -> None
         "prepared": inputs.prepared is not None,
     }
     sections["pictures"] = thumbnails(groups, _shown(sections), decoding)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    with written_whole(path) as temporary:
-        # Names that are no Unicode text are shown with replacement characters.
-        text = environment.get_template("page.html.j2").render(sections)
-        temporary.write_bytes(text.encode("utf-8", "replace"))
+    write_page(path, "page.html.j2", sections)
 
 
 NOTHING = {

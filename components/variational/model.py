@@ -32,6 +32,9 @@ class VariationalModel(GenerativeModel):
     deviation. Unfitted it is the standard normal, so that samples are the prior's; and a combination
     that was never seen takes the shape that its first condition's latents have, at the place where
     the prior expects it.
+
+    Between two latents lies a straight line: the density has no shell around an origin to stay on, and the
+    noise around each encoded image has taught the decoder what lies within.
     """
 
     settings: VariationalSettings
@@ -75,11 +78,14 @@ class VariationalModel(GenerativeModel):
         return seen_from_prior(mean, *networks.prior(conditions_NA))
 
     @torch.inference_mode()
-    def sample(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:
-        networks, conditions_NA = self.averaged(), conditions_NA.to(self.device)
-        prior_mean, prior_log_variance = networks.prior(conditions_NA)
-        z = reparametrised(prior_mean, prior_log_variance, self.density.sample(conditions_NA, generator))
-        images: Tensor = networks.decoder(z, conditions_NA)
+    def draw_latents(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:
+        conditions_NA = conditions_NA.to(self.device)
+        prior_mean, prior_log_variance = self.averaged().prior(conditions_NA)
+        return reparametrised(prior_mean, prior_log_variance, self.density.sample(conditions_NA, generator))
+
+    @torch.inference_mode()
+    def generate(self, latents_ND: Tensor, conditions_NA: Tensor) -> Tensor:
+        images: Tensor = self.averaged().decoder(latents_ND, conditions_NA.to(self.device))
         return images.float()
 
     @torch.inference_mode()

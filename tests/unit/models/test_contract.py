@@ -58,6 +58,28 @@ def test_same_seed_same_samples_another_seed_others(family: str, tmp_path: Path)
     assert not torch.equal(draw(model), draw(model, seed=4))
 
 
+def test_a_sample_is_generated_from_its_latent(family: str, tmp_path: Path) -> None:
+    model = fitted(family, tmp_path)
+    conditions = torch.arange(len(CATEGORIES))[:, None]
+    latents = model.draw_latents(conditions, torch.Generator().manual_seed(3))
+    assert latents.shape[0] == len(CATEGORIES)
+    assert latents.ndim == 2
+    torch.testing.assert_close(model.generate(latents, conditions), draw(model), rtol=0, atol=0)
+    # One by one, so that latents of a way between two can be generated in any chunks.
+    alone = [model.generate(latents[row : row + 1], conditions[row : row + 1]) for row in range(len(CATEGORIES))]
+    torch.testing.assert_close(torch.cat(alone), draw(model), rtol=1e-4, atol=1e-5)
+
+
+def test_the_way_between_two_latents_begins_and_ends_at_them(family: str, tmp_path: Path) -> None:
+    model = fitted(family, tmp_path)
+    conditions = torch.zeros(2, 1, dtype=torch.int64)
+    first, second = (model.draw_latents(conditions, torch.Generator().manual_seed(seed)) for seed in (1, 2))
+    way = model.interpolate(first, second, torch.linspace(0, 1, 5))
+    assert way.shape == (2, 5, first.shape[1])
+    torch.testing.assert_close(way[:, 0], first)
+    torch.testing.assert_close(way[:, -1], second)
+
+
 def test_conditions_matter(family: str, tmp_path: Path) -> None:
     model = fitted(family, tmp_path)
     generators = [torch.Generator().manual_seed(0) for _ in range(2)]

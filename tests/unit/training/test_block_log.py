@@ -21,7 +21,10 @@ class Counting(GenerativeModel):
         number = torch.tensor(step.number)
         return {"number": number} | ({"square": number**2} if step.number % 3 == 0 else {})
 
-    def sample(self, *_: Any) -> Tensor:
+    def draw_latents(self, *_: Any) -> Tensor:
+        raise NotImplementedError
+
+    def generate(self, *_: Any) -> Tensor:
         raise NotImplementedError
 
     def sampling_state(self) -> dict[str, Tensor]:

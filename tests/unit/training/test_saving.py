@@ -46,7 +46,10 @@ class Brightness(GenerativeModel):
         loss = (self.network(inputs)[:, 0] - part.images_NCHW.mean(dim=(1, 2, 3))).square().mean()
         return loss, {"loss": loss}
 
-    def sample(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:
+    def draw_latents(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:
+        raise NotImplementedError
+
+    def generate(self, latents_ND: Tensor, conditions_NA: Tensor) -> Tensor:
         raise NotImplementedError
 
     def sampling_state(self) -> dict[str, Tensor]:

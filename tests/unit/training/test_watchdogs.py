@@ -233,7 +233,10 @@ class Tiny(GenerativeModel):
 
         return self.update(optimizer, step, loss)
 
-    def sample(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:
+    def draw_latents(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:
+        raise NotImplementedError
+
+    def generate(self, latents_ND: Tensor, conditions_NA: Tensor) -> Tensor:
         raise NotImplementedError
 
     def sampling_state(self) -> dict[str, Tensor]:
