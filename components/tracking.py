@@ -19,6 +19,7 @@ from mlflow.entities import LifecycleStage
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 
+from components import run_view
 from components.errors import InputError
 
 EXPERIMENT = "vitrine"
@@ -33,6 +34,8 @@ def connect() -> None:
     Raises:
         InputError: MLFLOW_TRACKING_URI names a server that does not answer or refuses.
     """
+    # A bar for each of a model's two hundred small files would bury what is said.
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri:
         _connect_local()
@@ -72,13 +75,16 @@ def _ensure_experiment(artifact_location: str | None) -> None:
     client = mlflow.MlflowClient()
     if client.get_experiment_by_name(EXPERIMENT) is None:
         try:
-            # Without the tag MLflow's page opens on traces of language models.
+            # The kind decides which tabs MLflow's page has.
             tags = {"mlflow.experimentKind": "custom_model_development"}
             client.create_experiment(EXPERIMENT, artifact_location, tags)
         except MlflowException as error:
             if error.error_code != ErrorCode.Name(RESOURCE_ALREADY_EXISTS):
                 raise
-    mlflow.set_experiment(EXPERIMENT)
+    experiment = mlflow.set_experiment(EXPERIMENT)
+    # Also where the experiment is older than the view.
+    if experiment.tags.get(run_view.TAG) != (view := run_view.saved_view()):
+        client.set_experiment_tag(experiment.experiment_id, run_view.TAG, view)
 
 
 @contextmanager
@@ -185,6 +191,16 @@ def known_run(run_id: str) -> str:
     )
     client.set_terminated(run.info.run_id)
     return str(run.info.run_id)
+
+
+def page(path: str, server: str | None = None) -> str | None:
+    """Address of one of MLflow's pages, as `models/NAME`; None where runs go into a local file.
+
+    Args:
+        server: default: the one that `connect` has chosen.
+    """
+    server = server or mlflow.get_tracking_uri()
+    return f"{server.rstrip('/')}/#/{path}" if server.startswith(("http://", "https://")) else None
 
 
 def metric_name(text: str) -> str:

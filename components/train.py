@@ -29,8 +29,9 @@ from components.training.checkpoints import State
 from components.training.fitting import Blocks, choose_precision, end_at_once, fit, make_trainer
 from components.training.identity import fingerprint
 from components.training.quality import Best, QualityChecks
-from components.training.recording import log_inputs, write_history
+from components.training.recording import described, log_inputs, run_name, told, write_history
 from components.training.reporting import (
+    BEST_QUALITY,
     GRIDS,
     METRICS,
     ProgressLines,
@@ -129,11 +130,14 @@ def _lead(training: Training, folders: TrainingFolders) -> dict[str, Any]:
         }
         if state is None and training.settings.init_from is not None:
             tags |= initialise(training.model, training.settings.init_from, family, info)
-        with tracking.training_run(f"{family}-{info.digest[:8]}", tags, shelf.attempt.run_id) as run:
+        with tracking.training_run(run_name(family, shelf.attempt), tags, shelf.attempt.run_id) as run:
             shelf.note_run(run.info.run_id)
             run_file = {"run_id": run.info.run_id, "experiment_id": run.info.experiment_id}
             write_json(folders.reports / "run.json", run_file)
-            report = _recorded(training, shelf, state, run, folders)
+            log_inputs(run, family, training.settings, common, info, training.split)
+            with described(run, family, training.settings, info) as outcome:
+                report = _recorded(training, shelf, state, run, folders)
+                outcome.append(told(report, training.steps))
         # After the run's end: a training killed in between is ended once more, in the same run.
         shelf.finish()
     return report
@@ -144,7 +148,6 @@ def _recorded(
 ) -> dict[str, Any]:
     """Trains and leaves the outputs, inside an MLflow run."""
     family, common, steps, split = training.family, training.common, training.steps, training.split
-    log_inputs(run, family, training.settings, common, training.info, split)
     recorder = Recorder(tracking.logged_steps(run.info.run_id, METRICS))
     drawn = tracking.logged_image_steps(run.info.run_id, GRIDS)
     first_step = 0 if state is None else state["step"]
@@ -169,11 +172,13 @@ def _recorded(
     log_last_grid(picture, folders.reports / "samples.png", steps, drawn)
     generative.save_model(model, family, training.settings, training.info, folders.weights)
     mlflow.log_artifacts(str(folders.weights), "model")
+    if best is not None:
+        recorder.send(best.step, {BEST_QUALITY: best.value})
     done = int(recorder.rows[-1]["step"])
     report = {
         "steps": done,
         "images": done * training.settings.batch_size,
-        **({} if best is None else {"best_step": best.step}),
+        **({} if best is None else {"best_step": best.step, BEST_QUALITY: best.value}),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "precision": choose_precision(common),
         **write_history(recorder.rows, folders.reports / "training.csv"),
