@@ -13,7 +13,7 @@ from flows.dag import ROOT
 DIGEST = "vitrine_deployments"
 """Prefect variable with the digest of what was deployed: kept by the server that keeps the deployments."""
 
-SOURCES = ("prefect.yaml", "flows/retrain.py", "flows/run_stage.py")
+SOURCES = ("prefect.yaml", "flows/promote.py", "flows/retrain.py", "flows/run_stage.py")
 """What deployments are made from: a flow's parameters are part of its deployment."""
 
 

@@ -1,4 +1,4 @@
-"""After the gate: hands a model to the registry's decision, and says on a page what came of it."""
+"""After the gate: has a model judged against the champion, asks somebody if that is wanted, and promotes it."""
 
 import asyncio
 import json
@@ -10,26 +10,29 @@ from typing import Any
 from prefect import runtime, task
 from prefect.artifacts import create_markdown_artifact
 
-from flows.dag import ROOT
+from components.notify import notify
+from components.registry.promotion import promote
+from components.registry.refusals import RefusalError
+from components.settings import PromoteSettings
+from flows.approval import ask
 from flows.lockfile import bring_outputs
 from flows.process import stream
 from flows.revision import Revision, lock_digest
 
+Release = dict[str, Any]
+"""components.registry.release.Decision as a dictionary; `action` may become promoted later."""
+
 
 @task(persist_result=False)
-async def settle_model(family: str, revision: Revision) -> dict[str, Any]:
-    """Registers the model if its gate passed, compares it with the champion, promotes the better.
+async def judge_model(family: str, revision: Revision) -> Release:
+    """Registers the model, measures the champion again, and holds both to the policy.
 
-    In a process of its own: evaluating a champion takes a minute of pure computing, in which this
-    flow would show no sign of life.
-
-    Returns:
-        components.registry.Decision as a dictionary, and the gate's verdict.
+    In a process of its own: measuring takes a minute of pure computing, in which this flow would show
+    no sign of life.
     """
     await asyncio.to_thread(
         bring_outputs, ["prepare", *(f"{stage}@{family}" for stage in ("train", "evaluate", "gate"))], missing=True
     )
-    reports = ROOT / "reports" / family
     lineage = {
         "vitrine.git_commit": revision.commit,
         "vitrine.git_dirty": str(bool(revision.changed)).lower(),
@@ -39,16 +42,57 @@ async def settle_model(family: str, revision: Revision) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "decision.json"
         await stream(
-            *(sys.executable, "-m", "components.registry", "--model", family),
+            *(sys.executable, "-m", "components.registry.release", "--model", family),
             *("--prepared", "data/prepared", "--weights", f"models/{family}", "--reports", f"reports/{family}"),
             *("--lineage", json.dumps(lineage), "--out", str(out)),
         )
-        decision: dict[str, Any] = json.loads(out.read_text(encoding="utf-8"))
-    decision["verdict"] = json.loads((reports / "verdict.json").read_text(encoding="utf-8"))["verdict"]
-    await create_markdown_artifact(key=f"release-{family}", markdown=_markdown(decision))  # type: ignore[misc]
+        decision: Release = json.loads(out.read_text(encoding="utf-8"))
     return decision
 
 
-def _markdown(decision: dict[str, Any]) -> str:
+async def promote_passed(decision: Release, settings: PromoteSettings) -> Release:
+    """Promotes a model that passed; asks somebody before if the settings want that.
+
+    Returns:
+        The decision as it was carried out: promoted, or kept with the reason.
+    """
+    if decision["action"] != "passed":
+        return decision
+    who, why = f"retrain {runtime.flow_run.get_name()}", decision["reason"]
+    if settings.approval == "human":
+        await asyncio.to_thread(notify, "approval wanted", _title(decision), _markdown(decision))
+        answer = await ask(decision["family"], _markdown(decision), settings.approval_timeout)
+        if answer is None:
+            return _kept(decision, f"nobody decided within {settings.approval_timeout} seconds")
+        if not answer.promote:
+            return _kept(decision, f"{answer.who} decided against it: {answer.why}")
+        who, why = answer.who, answer.why
+    try:
+        await asyncio.to_thread(
+            promote, decision["name"], decision["version"], expect_champion=decision["champion"], who=who, why=why
+        )
+    except RefusalError as error:
+        return _kept(decision, str(error))
+    return {**decision, "action": "promoted", "champion": decision["version"], "reason": why}
+
+
+async def tell(decision: Release) -> None:
+    """Leaves a page about what became of the model, and tells those who want to know."""
+    key = f"release-{decision['family']}"
+    await create_markdown_artifact(key=key, markdown=_markdown(decision))  # type: ignore[misc]
+    if decision["action"] in ("promoted", "rejected"):
+        await asyncio.to_thread(notify, decision["action"], _title(decision), _markdown(decision))
+
+
+def _kept(decision: Release, reason: str) -> Release:
+    return {**decision, "action": "kept", "reason": reason}
+
+
+def _title(decision: Release) -> str:
+    return f"{decision['name']} version {decision['version']}: {decision['action']}"
+
+
+def _markdown(decision: Release) -> str:
+    report = f"[Report]({decision['report']})\n\n" if decision["report"] else ""
     rows = "\n".join(f"| {key} | {value} |" for key, value in decision.items())
-    return f"## {decision['name']}: {decision['action']}\n\n{decision['reason']}\n\n| | |\n| --- | --- |\n{rows}"
+    return f"## {_title(decision)}\n\n{decision['reason']}\n\n{report}| | |\n| --- | --- |\n{rows}"

@@ -8,28 +8,39 @@ from typing import Any
 from dvc.exceptions import DvcException
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
-from prefect.client.schemas.objects import State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import Completed, Failed
 from prefect.tasks import exponential_backoff
 
 from components.check import check_params
 from components.errors import InputError
-from components.settings import FlowSettings
+from components.notify import notify
+from components.settings import FlowSettings, PromoteSettings
 from flows.dag import StageNode, is_up_to_date, read_dag
 from flows.lockfile import bring_outputs, merge_entries, push_outputs, read_entries
 from flows.pages import page_links
-from flows.release import settle_model
+from flows.release import Release, judge_model, promote_passed, tell
 from flows.remote import StageFailedError, run_on_pool
 from flows.revision import Revision, read_revision
 
 RESULT = "retrain-result"
 """Key of the artifact with the run's outcome as data."""
 
+GATE_FAILED = "Gate failed"
+"""Name of a run's state that left a model out of the registry's front row, and nothing else went wrong."""
+
 Outcomes = dict[str, str]
 """Per stage: ran, unchanged, failed, or not started."""
 
 
-@flow(name="retrain", persist_result=False)
+async def _tell_failure(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001  # names are Prefect's
+    """Tells those who want to know that a run has failed; a failed gate has been told with its model."""
+    if state.name != GATE_FAILED:
+        title = f"retrain {flow_run.name}: {state.name}"
+        await asyncio.to_thread(notify, "failed", title, state.message or title)
+
+
+@flow(name="retrain", persist_result=False, on_failure=[_tell_failure], on_crashed=[_tell_failure])
 async def retrain(allow_uncommitted: bool = False) -> State[Any]:
     """Retrains what is stale, judges it, and promotes what is better than the champion.
 
@@ -45,7 +56,8 @@ async def retrain(allow_uncommitted: bool = False) -> State[Any]:
     except InputError as error:
         return Failed(name="Input refused", message=str(error))
     outcomes = await _run_dag(dag, revision, settings.flow)
-    models = await _settle(sorted(settings.train.models), outcomes, revision)
+    judged = await _judge(sorted(settings.train.models), outcomes, revision)
+    models = [await _release(model, settings.promote) for model in judged]
     # Before the push: what was promoted must be told also if the object store is gone by now.
     pages = await asyncio.to_thread(lambda: page_links(read_entries(outcomes).values()))
     await _leave_result(outcomes, models, pages)
@@ -134,25 +146,34 @@ async def _worth_retrying(_task: Any, _run: Any, state: State[Any]) -> bool:
     return not (isinstance(error, StageFailedError) and error.input_refused)
 
 
-async def _settle(families: Sequence[str], outcomes: Outcomes, revision: Revision) -> list[dict[str, Any]]:
-    """What became of each model whose gate stage has a verdict."""
-    judged = [family for family in families if outcomes.get(f"gate@{family}") in ("ran", "unchanged")]
-    settle: Any = settle_model
+async def _judge(families: Sequence[str], outcomes: Outcomes, revision: Revision) -> list[Release]:
+    """What the gate says of each model whose gate stage has a verdict."""
+    to_judge = [family for family in families if outcomes.get(f"gate@{family}") in ("ran", "unchanged")]
+    judge: Any = judge_model
     states: list[State[Any]] = await asyncio.gather(
         *(
-            settle.with_options(task_run_name=f"settle {family}")(family, revision, return_state=True)
-            for family in judged
+            judge.with_options(task_run_name=f"judge {family}")(family, revision, return_state=True)
+            for family in to_judge
         )
     )
     return [
         await state.result()
         if state.is_completed()
         else {"family": family, "action": "failed", "reason": state.message, "champion": None, "verdict": None}
-        for family, state in zip(judged, states, strict=True)
+        for family, state in zip(to_judge, states, strict=True)
     ]
 
 
-async def _leave_result(outcomes: Outcomes, models: list[dict[str, Any]], pages: dict[str, str]) -> None:
+async def _release(judged: Release, settings: PromoteSettings) -> Release:
+    """Carries the decision out, and tells of it."""
+    if judged["action"] == "failed":
+        return judged
+    decision = await promote_passed(judged, settings)
+    await tell(decision)
+    return decision
+
+
+async def _leave_result(outcomes: Outcomes, models: list[Release], pages: dict[str, str]) -> None:
     result = {"stages": outcomes, "models": models, "pages": pages}
     await create_table_artifact(key=RESULT, table=[{"result": json.dumps(result)}])  # type: ignore[misc]
     lines = ["| stage | |", "| --- | --- |", *(f"| {name} | {outcome} |" for name, outcome in outcomes.items())]
@@ -165,15 +186,15 @@ async def _leave_result(outcomes: Outcomes, models: list[dict[str, Any]], pages:
     await create_markdown_artifact(key="retrain-summary", markdown="\n".join(lines))  # type: ignore[misc]
 
 
-def _final_state(outcomes: Outcomes, models: list[dict[str, Any]]) -> State[Any]:
+def _final_state(outcomes: Outcomes, models: list[Release]) -> State[Any]:
     """Failed if a stage failed or a gate did: an unpromoted model must not look like a success."""
     failed = [name for name, outcome in outcomes.items() if outcome == "failed"]
-    failed += [f"settling {model['family']}" for model in models if model["action"] == "failed"]
+    failed += [f"judging {model['family']}" for model in models if model["action"] == "failed"]
     if failed:
         return Failed(message=f"failed: {', '.join(failed)}; see the runs of these stages")
     rejected = [f"{model['family']}: {model['reason']}" for model in models if model["action"] == "rejected"]
     if rejected:
-        return Failed(name="Gate failed", message="; ".join(rejected))
+        return Failed(name=GATE_FAILED, message="; ".join(rejected))
     if "ran" not in outcomes.values():
         return Completed(message="Nothing changed: nothing was retrained")
     told = "; ".join(f"{model['family']}: {model['action']} ({model['reason']})" for model in models)

@@ -1,0 +1,66 @@
+"""Promotion and rollback on demand, as flows: the same functions that the command `vitrine` calls."""
+
+import asyncio
+from typing import Any
+
+from prefect import flow, runtime
+from prefect.artifacts import create_markdown_artifact
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
+
+from components.errors import InputError
+from components.notify import Event, notify
+from components.registry import promotion
+from components.registry.promotion import Outcome
+
+
+@flow(name="promote", flow_run_name="promote {name} {version}", persist_result=False)
+async def promote(
+    name: str, version: str, why: str, expect_champion: str | None = None, who: str | None = None
+) -> State[Any]:
+    """Makes a version champion if its gate passed.
+
+    Args:
+        name: of the registered model.
+        version: its number.
+        why: kept in the history.
+        expect_champion: the present champion as you know it; empty: there is none.
+        who: kept in the history; empty: this flow run.
+    """
+    try:
+        outcome = await asyncio.to_thread(
+            promotion.promote, name, version, expect_champion=expect_champion or None, why=why, who=who or _flow_run()
+        )
+    except InputError as error:
+        return Failed(name="Refused", message=str(error))
+    return await _told("promoted", outcome, why)
+
+
+@flow(name="rollback", flow_run_name="rollback {name}", persist_result=False)
+async def rollback(name: str, why: str, who: str | None = None) -> State[Any]:
+    """Makes the previous champion champion again.
+
+    Args:
+        name: of the registered model.
+        why: kept in the history.
+        who: kept in the history; empty: this flow run.
+    """
+    try:
+        outcome = await asyncio.to_thread(promotion.rollback, name, why=why, who=who or _flow_run())
+    except InputError as error:
+        return Failed(name="Refused", message=str(error))
+    return await _told("rolled back", outcome, why)
+
+
+def _flow_run() -> str:
+    return f"{runtime.flow_run.get_flow_name()} {runtime.flow_run.get_id()}"
+
+
+async def _told(event: Event, outcome: Outcome, why: str) -> State[Any]:
+    entry = outcome.event
+    title = f"{outcome.name}: version {entry.to_version} {event}, before {entry.from_version or 'none'}"
+    body = f"{title}\n\n{why}\n\nby {entry.who}, {entry.when}; champion is {outcome.champion or 'none'}"
+    await create_markdown_artifact(key="promotion", markdown=body)  # type: ignore[misc]
+    if not outcome.repeated:
+        await asyncio.to_thread(notify, event, title, body)
+    return Completed(message=title)
