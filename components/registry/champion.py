@@ -1,0 +1,50 @@
+"""Measures the champion again: on the current photos, with the seeds and the networks that the candidate had."""
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow
+
+from components.dataset import load_info
+from components.evaluate import assert_fits
+from components.generative import GenerativeModel, load_card, load_model
+from components.measuring import measure_model
+from components.packaging import weights_folder
+from components.policy import Baseline
+from components.production import check_package
+from components.registry.state import Reign
+from components.settings import EvaluateSettings
+from components.signing import required_key
+
+
+@contextmanager
+def champion_weights(name: str, champion: Reign) -> Iterator[Path]:
+    """Yields the folder with the champion's weights and card, as the registry hands them out.
+
+    Raises:
+        InputError: they are not those that were promoted, or not signed although that is asked for.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        package = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{champion.version}", dst_path=scratch))
+        check_package(package, champion.weights_sha256, required_key())
+        yield weights_folder(package)
+
+
+def measured_champion(
+    name: str, champion: Reign, settings: EvaluateSettings, prepared_dir: Path
+) -> tuple[Baseline, GenerativeModel]:
+    """The champion's measurement, and the champion; what was measured of it before plays no part.
+
+    Raises:
+        InputError: it cannot be had, is not what was promoted, or was made for other images.
+    """
+    assert champion.version is not None
+    print(f"{name}: measuring champion {champion.version} on the current split", flush=True)
+    with champion_weights(name, champion) as folder:
+        card = load_card(folder)
+        assert_fits(card, load_info(prepared_dir), f"champion {champion.version}")
+        model = load_model(folder)
+        measured = measure_model(model, card.weights_sha256, settings, prepared_dir)
+    return Baseline(champion.version, measured.measurement), model

@@ -1,0 +1,206 @@
+"""From a trained model to a verdict that counts: register it, measure the champion again, hold both to the policy.
+
+Outside the DAG on purpose: which version is champion is the state of the world, not of the data.
+Nothing is promoted here: who promotes, and whether somebody is asked first, the flows decide.
+"""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import mlflow
+from mlflow.entities.model_registry import ModelVersion
+
+from components import tracking
+from components.errors import InputError
+from components.files import write_json
+from components.measurement import read_measurement
+from components.policy import Baseline, Code, Verdict, as_json, judge, judge_against, with_fault
+from components.registry.alias import settle
+from components.registry.candidates import SERVED, SERVES, Candidate, check_judged, ensure_model, version_of
+from components.registry.state import State, was_rolled_back
+from components.registry.verdicts import record_verdict
+from components.settings import PARAMS_FILE, GatePolicy, Settings, load_settings
+from components.stage import explained_errors
+
+if TYPE_CHECKING:
+    from components.generative import GenerativeModel
+
+CHALLENGER = "challenger"
+RULE = "vitrine.judged_by"
+"""Tag of a version: digest of what its newest verdict stands on: champion, policy and measurement."""
+
+AGAINST_CHAMPION = (Code.NOT_BETTER, Code.TOO_MUCH_WORSE, Code.FIRST_MODEL_HELD)
+"""What leaves a good model where it is, and is no failure."""
+
+
+PUT_BACK = "it was champion and somebody put it back; nothing new was measured since"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the gate says of a registered version.
+
+    Attributes:
+        action: passed: it may be promoted; kept: good, but not against this champion, or rolled back before;
+            rejected: the policy's other checks failed; unchanged: it is the champion, or all was said before.
+        champion: the version that is champion now, if any.
+        verdict: PASSED or FAILED.
+        reason: in words.
+        report: address of the report; None if there is none.
+    """
+
+    family: str
+    name: str
+    action: Literal["passed", "kept", "rejected", "unchanged"]
+    version: str
+    champion: str | None
+    verdict: Literal["PASSED", "FAILED"]
+    reason: str
+    report: str | None
+
+
+def decide(candidate: Candidate, settings: Settings, prepared_dir: Path) -> Decision:
+    """Registers a candidate, judges it by the whole policy, and notes the verdict in the journal.
+
+    Raises:
+        InputError: the weights are not those that the gate judged, or the registry does not answer.
+    """
+    tracking.connect()
+    name = settings.promote.registered_model.format(model=candidate.family)
+    weights_sha256 = check_judged(candidate, _judged_weights(candidate))
+    journal = ensure_model(name)
+    version = version_of(name, weights_sha256) or _registered(name, candidate, weights_sha256)
+    number, state = str(version.version), settle(journal)
+    policy = settings.gate[candidate.family]
+    rule = _rule(state.champion.version, policy, candidate)
+    if state.champion.version == number or (version.tags.get(RULE) == rule and number in state.judged):
+        return _settled(candidate.family, name, number, state)
+    champion, fault = _measured_champion(name, state, settings, prepared_dir)
+    baseline = champion[0] if champion else None
+    verdict = _judged(candidate, version, policy, baseline, fault)
+    content = {
+        **as_json(verdict),
+        "weights_sha256": weights_sha256,
+        "protocol": read_measurement(candidate.reports_dir / "measurement.json").protocol,
+        "baseline": None if state.champion.version is None else {"version": state.champion.version},
+    }
+    from components.registry.reporting import leave_report  # torch again
+
+    report = leave_report(candidate, version, content, champion, state, settings.evaluate, prepared_dir)
+    record_verdict(name, number, content, report=report)
+    client = mlflow.MlflowClient()
+    client.set_model_version_tag(name, number, RULE, rule)
+    if verdict.passed:
+        client.set_registered_model_alias(name, CHALLENGER, number)
+    return _decided(candidate.family, name, number, verdict, state, report)
+
+
+def _judged_weights(candidate: Candidate) -> str:
+    """SHA-256 of the weights that the gate stage has judged."""
+    path = candidate.reports_dir / "verdict.json"
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["weights_sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read ({error!r}); run `dvc repro`, or `dvc checkout` if it ran") from None
+
+
+def _registered(name: str, candidate: Candidate, weights_sha256: str) -> ModelVersion:
+    # Imported here since it brings torch, which a run with nothing to register need not wait for.
+    from components.registry.registering import register_candidate
+
+    return register_candidate(name, candidate, weights_sha256)
+
+
+def _rule(champion: str | None, policy: GatePolicy, candidate: Candidate) -> str:
+    measured = (candidate.reports_dir / "measurement.json").read_bytes()
+    parts = [champion or "", policy.model_dump_json(), hashlib.sha256(measured).hexdigest()]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _measured_champion(
+    name: str, state: State, settings: Settings, prepared_dir: Path
+) -> "tuple[tuple[Baseline, GenerativeModel] | None, str | None]":
+    """The champion measured again, or why that could not be done; neither if there is none."""
+    if state.champion.version is None:
+        return None, None
+    # Imported here since it brings torch, which a run with nothing to decide need not wait for.
+    from components.registry.champion import measured_champion
+
+    try:
+        return measured_champion(name, state.champion, settings.evaluate, prepared_dir), None
+    except InputError as error:
+        version = state.champion.version
+        return None, f"champion {version} cannot be measured, so it stays until somebody decides: {error}"
+
+
+def _judged(
+    candidate: Candidate, version: ModelVersion, policy: GatePolicy, baseline: Baseline | None, fault: str | None
+) -> Verdict:
+    """The verdict of the whole policy."""
+    measured = read_measurement(candidate.reports_dir / "measurement.json")
+    verdict = judge(measured, policy) if fault else judge_against(measured, policy, baseline)
+    if fault is not None:
+        verdict = with_fault(verdict, Code.STALE_BASELINE, fault)
+    if (served := version.tags.get(SERVED)) != SERVES:
+        verdict = with_fault(verdict, Code.SERVING_FAILED, f"serving smoke test: {served or 'was never run'}")
+    return verdict
+
+
+def _decided(family: str, name: str, version: str, verdict: Verdict, state: State, report: str | None) -> Decision:
+    champion = state.champion.version
+    word: Literal["PASSED", "FAILED"] = "PASSED" if verdict.passed else "FAILED"
+    reason = "; ".join(found.text for found in verdict.reasons) or _praise(verdict, champion)
+    action: Literal["passed", "kept", "rejected"] = "passed"
+    if not verdict.passed:
+        action = "kept" if all(found.code in AGAINST_CHAMPION for found in verdict.reasons) else "rejected"
+    elif was_rolled_back(state, version):
+        action, reason = "kept", PUT_BACK
+    return Decision(family, name, action, version, champion, word, reason, report)
+
+
+def _praise(verdict: Verdict, champion: str | None) -> str:
+    checks = f"all {len(verdict.checks)} checks passed"
+    return f"first champion: {checks}" if champion is None else f"{checks}, compared with champion {champion}"
+
+
+def _settled(family: str, name: str, version: str, state: State) -> Decision:
+    """The decision where nothing is left to measure; one that was never carried out is given again."""
+    champion, judged = state.champion.version, state.judged.get(version)
+    if champion == version:
+        verdict = judged.verdict if judged else "PASSED"
+        reason = f"version {version} is the champion"
+        return Decision(
+            family, name, "unchanged", version, champion, verdict, reason, judged.report if judged else None
+        )
+    assert judged is not None  # else it were judged now
+    action: Literal["passed", "kept", "unchanged"] = "unchanged" if judged.verdict == "FAILED" else "passed"
+    reason = "; ".join(judged.reasons) or "judged before by the same policy against the same champion"
+    if action == "passed" and was_rolled_back(state, version):
+        action, reason = "kept", PUT_BACK
+    return Decision(family, name, action, version, champion, judged.verdict, reason, judged.report)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--params", type=Path, default=PARAMS_FILE)
+    parser.add_argument("--model", required=True, help="model family")
+    parser.add_argument("--prepared", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--reports", type=Path, required=True, help="folder of the model's reports")
+    parser.add_argument("--lineage", type=json.loads, default={}, help="tags for the version, as JSON")
+    parser.add_argument("--out", type=Path, required=True, help="where the decision is written, as JSON")
+    args = parser.parse_args(argv)
+    with explained_errors():
+        candidate = Candidate(args.model, args.weights, args.reports, args.lineage)
+        decision = decide(candidate, load_settings(args.params), args.prepared)
+        write_json(args.out, asdict(decision))
+        print(f"{decision.name} version {decision.version}: {decision.verdict}: {decision.reason}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""Notes down what a gate said, and who answers for a version that it did not pass."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+from components.errors import InputError
+from components.registry.alias import settle
+from components.registry.describing import describe
+from components.registry.entries import LIMIT, Judged, Overridden, iso, line, stamp
+from components.registry.journal import open_journal
+from components.registry.refusals import RefusalError
+from components.registry.weights import model_version
+
+MAX_DAYS = 90
+"""An override that is still needed after this long is a policy that should be changed."""
+
+REASONS, REASON_LIMIT = 8, 200
+"""Reasons that an entry holds as sentences, and their characters; the report has them all."""
+
+ROOM = LIMIT - 500
+"""Characters that failures may fill an entry up to."""
+
+
+def record_verdict(
+    name: str, version: str, verdict: Mapping[str, Any], *, report: str | None = None, who: str | None = None
+) -> Judged:
+    """Notes a gate's verdict on a registered version; the same one again is noted once.
+
+    Args:
+        verdict: content of verdict.json: verdict, reasons, weights_sha256, protocol, baseline. The
+            baseline names the champion also where that could not be measured.
+        report: address of the evaluation's report.
+
+    Raises:
+        InputError: the verdict is damaged, or contradicts itself, or there is no such version.
+    """
+    journal = open_journal(name)
+    model_version(name, version)
+    fields = _fields(version, verdict, report)
+    while True:
+        state = settle(journal)
+        known = state.judged.get(version)
+        if known is not None and known.digest == fields["digest"]:
+            describe(journal, state, {version})
+            return known
+        entry = _fitted(Judged(**stamp(state.next_number, who, f"gate {fields['verdict']}"), **fields))
+        if journal.append(entry):
+            describe(journal, settle(journal), {version})
+            return entry
+
+
+def override(name: str, version: str, *, why: str, until: str, who: str | None = None) -> Overridden:
+    """Lets a version be promoted though its gate failed, until a day, in somebody's name.
+
+    It lifts the failures of the newest verdict and no others, and never a mismatch of weights.
+
+    Args:
+        until: ISO 8601: a day, which counts to its end, or a moment, UTC if it names no offset; in the
+            future, at most MAX_DAYS days.
+
+    Raises:
+        RefusalError: the version was never judged, or its gate passed.
+        InputError: no reason is given, `until` is no such time, or there is no such version.
+    """
+    end = _until(until, datetime.now(UTC))
+    journal = open_journal(name)
+    model_version(name, version)
+    while True:
+        state = settle(journal)
+        judged = state.judged.get(version)
+        if judged is None or judged.verdict == "PASSED":
+            said = "no gate has judged" if judged is None else "the gate has passed"
+            raise RefusalError("NOTHING_TO_OVERRIDE", f"{name}: {said} version {version}: nothing to override")
+        entry = Overridden(**stamp(state.next_number, who, why), version=version, until=end, judged=judged.number)
+        if journal.append(entry):
+            describe(journal, settle(journal), {version})
+            return entry
+
+
+def _until(text: str, now: datetime) -> str:
+    """The end of an override as UTC."""
+    last = (now + timedelta(days=MAX_DAYS)).date()
+    try:
+        if len(text.strip()) == len("2026-01-31"):
+            end = _end_of(date.fromisoformat(text.strip()))
+        else:
+            end = datetime.fromisoformat(text.strip())
+            end = (end if end.tzinfo else end.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise InputError(f"until: found {text!r}; give a day or a moment, as in {_example(now)}") from None
+    if not now < end <= _end_of(last):
+        raise InputError(f"until: found {text!r}; it must be in the future, {last} is the last day allowed")
+    return iso(end)
+
+
+def _end_of(day: date) -> datetime:
+    return datetime.combine(day, datetime.max.time(), UTC)
+
+
+def _example(now: datetime) -> str:
+    day = (now + timedelta(days=14)).date()
+    return f"{day} or {day}T12:00:00Z"
+
+
+def _fields(version: str, verdict: Mapping[str, Any], report: str | None) -> dict[str, Any]:
+    """What an entry holds of verdict.json."""
+    try:
+        word, reasons, baseline = verdict["verdict"], verdict["reasons"], verdict["baseline"]
+        if word not in ("PASSED", "FAILED"):
+            raise ValueError(f"verdict is {word!r}")
+        if (word == "PASSED") != (not reasons):
+            raise ValueError(f"{word} with {len(reasons)} reasons")
+        digest = hashlib.sha256(json.dumps(verdict, sort_keys=True).encode()).hexdigest()
+        return {
+            "version": version,
+            "verdict": word,
+            "failures": tuple(_failure(reason) for reason in reasons),
+            "reasons": tuple(_short(reason["text"]) for reason in reasons[:REASONS]),
+            "cut": 0,
+            "weights_sha256": _text(verdict["weights_sha256"]),
+            "protocol": _text(verdict["protocol"]),
+            "baseline": None if baseline is None else _text(baseline["version"]),
+            "report": None if report is None else line("report", report, 1000),
+            "digest": digest,
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(
+            f"version {version}: its verdict cannot be used ({error!r}); run `dvc repro` to judge anew"
+        ) from None
+
+
+def _failure(reason: Mapping[str, Any]) -> str:
+    parts = (reason["code"], reason.get("metric"), reason.get("category"))
+    return " ".join(_short(part) for part in parts if part)
+
+
+def _short(text: Any) -> str:
+    whole = " ".join(_text(text).split())
+    return whole if len(whole) <= REASON_LIMIT else f"{whole[: REASON_LIMIT - 1]}…"
+
+
+def _text(found: Any) -> str:
+    if not isinstance(found, str) or not found:
+        raise TypeError(f"{found!r} is no text")
+    return found
+
+
+def _fitted(entry: Judged) -> Judged:
+    """The entry with as many failures as there is room for."""
+    while len(entry.model_dump_json()) > ROOM and entry.failures:
+        entry = entry.model_copy(update={"failures": entry.failures[:-1], "cut": entry.cut + 1})
+    return entry

@@ -1,0 +1,237 @@
+"""From trained weights to a verdict in the journal: real packages, real smoke tests, real measurements."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import pytest
+import torch
+from mlflow import MlflowClient
+from safetensors.torch import load_file, save_file
+
+from components import tracking
+from components.dataset import load_info
+from components.errors import InputError
+from components.evaluate import evaluate
+from components.files import sha256_file, write_json
+from components.gate import gate
+from components.generative import build, load_card, save_model
+from components.measurement import write_measurement
+from components.registry.candidates import Candidate
+from components.registry.entries import Judged
+from components.registry.explaining import history
+from components.registry.promotion import promote, rollback
+from components.registry.release import Decision, decide
+from components.settings import GatePolicy, Settings, load_settings
+from tests.prepared import write_prepared
+from tests.small import small_settings
+
+NAME = "vitrine-gan"
+LAX = {
+    "required": ["fd_efflite0"],
+    "thresholds": [{"metric": "fd_efflite0", "at_most": 1e6}],
+    "by_category": [],
+    "memorisation": [{"metric": "duplicates", "at_most": 2.0}],
+    "champion": [{"metric": "fd_efflite0", "direction": "minimize", "worse_by_at_most": 1e6}],
+    "first_model": "promote",
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What is computed of real images is the same for all tests here."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("VITRINE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def settings(**policy: Any) -> Settings:
+    """Those of params.yaml with a small evaluation and a lax policy, but for what is given."""
+    chosen = load_settings(Path(__file__).parents[3] / "params.yaml")
+    evaluation = chosen.evaluate.model_copy(update={"resolution": 32, "samples": 48, "train_photos": 60})
+    policies = {"gan": GatePolicy.model_validate(LAX | policy)}
+    return chosen.model_copy(update={"evaluate": evaluation, "gate": policies})
+
+
+def candidate(project: Path, seed: int, *, broken: bool = False, like: Candidate | None = None) -> Candidate:
+    """An untrained GAN, measured and judged as the stages do it.
+
+    Args:
+        broken: as it starts, so that all its images are one grey.
+        like: with weights that differ from this one's by next to nothing.
+    """
+    prepared = project / "prepared"
+    if not prepared.exists():
+        write_prepared(prepared)
+    info, family = load_info(prepared), small_settings("gan")
+    weights, reports = project / f"models/{seed}/gan", project / f"reports/{seed}"
+    torch.manual_seed(seed)
+    model = build("gan", family, info)
+    if like is not None:
+        model.load_sampling_state(
+            {name: tensor * (1 + 1e-6) for name, tensor in load_file(like.weights_dir / "weights.safetensors").items()}
+        )
+    elif not broken:
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(8)
+    save_model(model, "gan", family, info, weights)
+    tracking.connect()
+    with mlflow.start_run(run_name=f"gan-{seed}") as run:
+        write_json(reports / "run.json", {"run_id": run.info.run_id, "experiment_id": run.info.experiment_id})
+    chosen = settings()
+    measured = evaluate(chosen.evaluate, prepared, weights, "gan", reports / "evaluation")
+    write_measurement(reports / "measurement.json", measured)
+    write_json(reports / "verdict.json", gate(chosen.gate, "gan", reports / "measurement.json", weights / "model.json"))
+    return Candidate("gan", weights, reports, {"vitrine.git_commit": "abc"})
+
+
+def decided(project: Path, found: Candidate, **policy: Any) -> Decision:
+    return decide(found, settings(**policy), project / "prepared")
+
+
+def judged(version: str) -> Judged:
+    """The newest verdict on a version."""
+    return [entry for entry in history(NAME) if isinstance(entry, Judged) and entry.version == version][-1]
+
+
+def champion_of(project: Path) -> Candidate:
+    """A first champion."""
+    first = candidate(project, 1)
+    promote(NAME, decided(project, first).version, expect_champion=None, why="first")
+    return first
+
+
+def test_a_first_model_is_registered_with_its_identities_and_judged(project: Path) -> None:
+    found = candidate(project, 1)
+    decision = decided(project, found)
+    assert (decision.action, decision.version, decision.champion, decision.verdict) == ("passed", "1", None, "PASSED")
+    version = MlflowClient().get_model_version(NAME, "1")
+    assert version.tags["vitrine.weights_sha256"] == sha256_file(found.weights_dir / "weights.safetensors")
+    assert version.tags["vitrine.git_commit"] == "abc"
+    assert version.tags["vitrine.dataset"] == load_info(project / "prepared").digest
+    assert version.tags["vitrine.mlflow_run"] == tracking.read_run_id(found.reports_dir / "run.json")
+    assert version.tags["vitrine.serving"] == "passed"
+    assert len(version.tags["vitrine.signed_by"]) > 20
+    assert str(version.description).startswith("**PASSED**")
+    entry = judged("1")
+    assert (entry.verdict, entry.baseline, entry.weights_sha256) == (
+        "PASSED",
+        None,
+        version.tags["vitrine.weights_sha256"],
+    )
+    assert "champion" not in MlflowClient().get_registered_model(NAME).aliases
+
+
+def test_report_and_card_lie_in_the_trainings_run(project: Path) -> None:
+    found = candidate(project, 1)
+    decided(project, found)
+    run_id = tracking.read_run_id(found.reports_dir / "run.json")
+    folder = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=f"versions/{NAME}/1"))
+    page, card = (folder / "report.html").read_text(), (folder / "model_card.md").read_text()
+    assert NAME in page
+    assert "passed" in page.lower()
+    assert "data:image/" in page
+    assert f"# {NAME}, version 1" in card
+    assert {"samples.png", "comparison.png", "closest_pairs.png"} <= {path.name for path in folder.iterdir()}
+    assert mlflow.get_run(run_id).data.tags["vitrine.verdict"] == "PASSED"
+
+
+def test_deciding_again_measures_nothing_and_gives_what_was_not_carried_out(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = candidate(project, 1)
+    decided(project, found)
+    entries = history(NAME)
+    capsys.readouterr()
+    again = decided(project, found)
+    assert (again.action, again.version) == ("passed", "1")
+    assert history(NAME) == entries
+    promote(NAME, "1", expect_champion=None, why="first")
+    assert (decided(project, found).action, decided(project, found).champion) == ("unchanged", "1")
+    assert "smoke test" not in capsys.readouterr().out
+    assert len(MlflowClient().search_model_versions(f"name = '{NAME}'")) == 1
+
+
+def test_the_champion_is_measured_again_and_named_in_the_verdict(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = champion_of(project)
+    # What was once measured of the champion must play no part.
+    (first.reports_dir / "measurement.json").unlink()
+    decision = decided(project, candidate(project, 2))
+    assert "measuring champion 1 on the current split" in capsys.readouterr().out
+    assert (decision.action, decision.champion) == ("passed", "1")
+    assert judged("2").baseline == "1"
+    promote(NAME, "2", expect_champion="1", why="as good")
+    aliases = MlflowClient().get_registered_model(NAME).aliases
+    assert (str(aliases["champion"]), str(aliases["challenger"])) == ("2", "2")
+
+
+def test_a_model_that_is_no_better_leaves_the_champion(project: Path) -> None:
+    first = champion_of(project)
+    better = [{"metric": "fd_efflite0", "direction": "minimize", "better_by": 0.0}]
+    decision = decided(project, candidate(project, 2, like=first), champion=better)
+    assert (decision.action, decision.verdict, decision.champion) == ("kept", "FAILED", "1")
+    assert judged("2").failures == ("NOT_BETTER fd_efflite0",)
+    assert "surely better" in decision.reason
+
+
+def test_a_failed_gate_is_registered_to_be_looked_at_and_cannot_be_promoted(project: Path) -> None:
+    decision = decided(project, candidate(project, 1), thresholds=[{"metric": "fd_efflite0", "at_most": 0.5}])
+    assert (decision.action, decision.verdict) == ("rejected", "FAILED")
+    assert judged("1").failures == ("THRESHOLD_MISSED fd_efflite0",)
+    with pytest.raises(InputError, match="the gate did not pass version 1"):
+        promote(NAME, "1", expect_champion=None, why="I want to")
+
+
+def test_a_champion_of_other_categories_is_a_stale_baseline(project: Path) -> None:
+    first = champion_of(project)
+    other = json.loads((project / "prepared/dataset.json").read_text())
+    other["attributes"]["category"] = ["bag", "boot", "dress", "hat"]
+    (project / "prepared/dataset.json").write_text(json.dumps(other))
+    decision = decided(project, candidate(project, 2))
+    assert decision.action == "rejected"
+    assert judged("2").failures == ("STALE_BASELINE",)
+    assert "champion 1 cannot be measured" in decision.reason
+    assert "made for attributes" in decision.reason
+    assert first.weights_dir.exists()
+
+
+def test_a_champion_whose_bytes_changed_is_not_compared_with(project: Path) -> None:
+    champion_of(project)
+    source = MlflowClient().get_model_version_download_uri(NAME, "1")
+    path = Path(mlflow.artifacts.download_artifacts(source)) / "artifacts/gan/weights.safetensors"
+    weights = load_file(path)
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, path)
+    decision = decided(project, candidate(project, 2))
+    assert (decision.action, judged("2").failures) == ("rejected", ("STALE_BASELINE",))
+    assert "SHA-256" in decision.reason
+
+
+def test_a_model_that_serves_nothing_of_use_fails_under_that_name(project: Path) -> None:
+    decision = decided(project, candidate(project, 1, broken=True))
+    assert decision.action == "rejected"
+    assert judged("1").failures == ("SERVING_FAILED",)
+    assert "CONSTANT_IMAGE" in decision.reason
+
+
+def test_a_version_that_was_rolled_back_is_not_offered_again(project: Path) -> None:
+    champion_of(project)
+    second = candidate(project, 2)
+    promote(NAME, decided(project, second).version, expect_champion="1", why="as good")
+    rollback(NAME, why="customers complained")
+    decision = decided(project, second)
+    assert (decision.action, decision.champion) == ("kept", "1")
+    assert "put it back" in decision.reason
+
+
+def test_weights_other_than_the_judged_ones_are_refused(project: Path) -> None:
+    found = candidate(project, 1)
+    card = load_card(found.weights_dir)
+    path = found.weights_dir / "weights.safetensors"
+    save_file({name: tensor + 1 for name, tensor in load_file(path).items()}, path)
+    with pytest.raises(InputError, match=f"the gate judged {card.weights_sha256}"):
+        decided(project, found)
+    assert MlflowClient().search_registered_models() == []
