@@ -24,7 +24,11 @@ MAX_GRID_ROWS = 32
 METRICS = "train/"
 """Beginning of the names of a training's metrics in MLflow."""
 GRIDS = "samples"
-"""Key of a training's grids among MLflow's images."""
+"""Key of a training's grids among MLflow's images, the same in all runs: by it their pages find what to compare."""
+FINAL_GRID = "final_samples"
+"""Key of the finished model's grid, always at step 0: of runs that differ in length the pages show it side by side."""
+BEST_QUALITY = "best_val_fd_efflite0"
+"""Metric of a training: the quality of the weights that it keeps, at the step that they are of."""
 
 
 class ProgressLines(Callback):
@@ -70,6 +74,10 @@ class Recorder(Callback):
         if not self.rows or self.rows[-1]["step"] != step:
             self.rows.append({"step": step})
         self.rows[-1] |= values
+        self.send(step, values)
+
+    def send(self, step: int, values: Mapping[str, float]) -> None:
+        """Sends values to MLflow alone, if there is a run: not what it has at that step."""
         if (run := mlflow.active_run()) is not None:
             now = int(time.time() * 1000)
             metrics = [Metric(f"{METRICS}{name}", value, now, step) for name, value in values.items()]
@@ -130,6 +138,7 @@ def sample_grid(model: GenerativeModel, split: Split, columns: int, seed: int) -
 def log_last_grid(picture: Image.Image, path: Path, step: int, logged: Collection[int] = frozenset()) -> None:
     """The grid of the finished model: in MLflow beside the earlier ones unless it is there, and as a file."""
     if step not in logged:
+        mlflow.log_image(picture, key=FINAL_GRID, step=0)
         mlflow.log_image(picture, key=GRIDS, step=step)
     with written_whole(path) as temporary:
         picture.save(temporary, format="PNG")
