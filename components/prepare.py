@@ -277,7 +277,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         report = prepare(settings.prepare, settings.decoding, args.raw, args.validated, args.out, args.cleaning)
         write_json(args.report, asdict(report))
         # Not at the top: what draws the page is not needed to make the data set.
-        from components.report import Inputs, write_report
+        from components.report.dataset import Inputs, write_report
 
         common = settings.train.common
         folders = (args.raw, args.validated, args.approved, args.validation, args.cleaning, args.out)

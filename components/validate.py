@@ -250,7 +250,7 @@ def _summary(outcome: "Outcome") -> dict[str, bool | int | float]:
 
 
 def _write_page(places: Places, decoding: DecodingSettings) -> None:
-    from components.report import Inputs, write_report
+    from components.report.dataset import Inputs, write_report
 
     write_report(places.page, Inputs(places.raw, places.out, places.approved, places.report), decoding)
 

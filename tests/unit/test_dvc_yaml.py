@@ -63,14 +63,23 @@ def test_every_module_that_a_stage_imports_is_among_its_deps(stages: list[Any], 
 
 
 def test_what_lies_beside_a_module_is_a_dep_with_it(stages: list[Any]) -> None:
-    """Templates and the like, in the package that reads them: they decide what comes out as code does."""
+    """Templates and the like, of the modules that read them: they decide what comes out as code does."""
     beside = [path for path in Path("components").rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")]
     beside = [path for path in beside if path.parent.name != "presets"]  # a person's choice, in params.yaml by then
     assert beside
     for stage in stages:
         declared = {Path(dep.def_path) for dep in stage.deps}
         for path in beside:
-            assert (path in declared) == (path.with_name("__init__.py") in declared), f"{stage.name}: {path}"
+            assert (path in declared) == bool(readers(path) & declared), f"{stage.name}: {path}"
+
+
+def readers(path: Path) -> set[Path]:
+    """The modules beside a file that name it, or name a file that includes it."""
+    naming = [other for other in path.parent.iterdir() if other.is_file() and other != path]
+    naming = [other for other in naming if f"{path.name}" in other.read_text()]
+    assert naming, f"{path} is read by nothing"
+    found = {other for other in naming if other.suffix == ".py"}
+    return found.union(*(readers(other) for other in naming if other.suffix != ".py"))
 
 
 def test_every_path_of_a_command_is_a_dep_or_an_output(stages: list[Any]) -> None:

@@ -17,7 +17,7 @@ from PIL import Image
 from components.errors import InputError
 from components.photos.thumbnails import thumbnails
 from components.raw import Photo, read_group, row_groups
-from components.report import OF_CATEGORY, Inputs, write_report
+from components.report.dataset import OF_CATEGORY, Inputs, write_report
 from components.settings import DecodingSettings
 from components.tables import read_table, write_table
 from components.validation.approved import PHOTO_COLUMNS, approve
