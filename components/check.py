@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from components.errors import InputError
+from components.metrics.names import known_metrics
 from components.models import available_models, family_settings, load_family
 from components.networks.settings import UnfitError
 from components.settings import (
@@ -31,7 +32,9 @@ def check_params(path: Path = PARAMS_FILE) -> Settings:
         InputError: something in it cannot be used; all of it is named.
     """
     settings = load_settings(path)
-    problems = [f"{path}: {problem}" for problem in (*_unmatched(settings), *_empty_splits(settings))]
+    problems = [
+        f"{path}: {problem}" for problem in (*_unmatched(settings), *_empty_splits(settings), *_unmeasured(settings))
+    ]
     for family in settings.train.families:
         try:
             if family in settings.train.models:
@@ -124,8 +127,8 @@ def _unmatched(settings: Settings) -> Iterator[str]:
     if len(set(train.models)) < len(train.models):
         yield f"train.models: found {train.models}, a model is named twice"
     for family in entries:
-        if not settings.gate.get(family):
-            yield f"gate.{family}: missing or empty; a model without a policy can never pass"
+        if family not in settings.gate:
+            yield f"gate.{family}: missing; a model without a policy can never pass"
     for family in settings.gate:
         if family not in entries:
             yield f"gate.{family}: no such model under train; it has {entries}, files exist for {available_models()}"
@@ -135,6 +138,28 @@ def _unmatched(settings: Settings) -> Iterator[str]:
                 f"train.common.augment.flip_not.{name}: no such condition; prepare.conditions has "
                 f"{settings.prepare.conditions}"
             )
+
+
+def _unmeasured(settings: Settings) -> Iterator[str]:
+    """Metrics that a policy asks for and no evaluation measures: the gate would fail after all the work."""
+    known = known_metrics(settings.evaluate.extractor, settings.prepare.conditions)
+    for family, policy in settings.gate.items():
+        limits = [check.metric for check in (*policy.thresholds, *policy.memorisation)]
+        compared = [check.metric for check in policy.champion]
+        asked = {
+            "over_all": [*policy.required, *limits, *compared],
+            "by_category": [check.metric for check in policy.by_category],
+        }
+        for place, names in asked.items():
+            allowed = getattr(known, place)
+            for name in dict.fromkeys(names):
+                if name not in allowed:
+                    where = "by_category" if place == "by_category" else "a check over all images"
+                    found = f"gate.{family}: {where} asks for '{name}', which is not measured"
+                    yield (
+                        f"{found} with evaluate.extractor {settings.evaluate.extractor} and prepare.conditions "
+                        f"{settings.prepare.conditions}; measured are {list(allowed) or 'no categories'}"
+                    )
 
 
 def _empty_splits(settings: Settings) -> Iterator[str]:

@@ -143,14 +143,22 @@ def _see_real(extractor: FeatureExtractor, references: References, settings: Eva
     train = cached_features(
         extractor, references.train, references.train_rows, dataset_digest=digest, name="train", batch_size=size
     )
-    side = RealSide(held_out.features_ND, references.groups_N, references.positions, settings)
     key = {
         **network_key(extractor),
         **rows_key(digest, references.rows),
         "split": settings.split,
         "train": rows_key(digest, references.train_rows)["rows"],
     }
+    side = _side(held_out, references, settings, key)
     return _Real(held_out, train, side, _sharpness(real_images(references.held_out, references.rows)), key)
+
+
+def _side(held_out: Features, references: References, settings: EvaluateSettings, key: dict[str, str]) -> RealSide:
+    place = (held_out.features_ND, references.groups_N, references.positions, settings)
+    version = {**key, "neighbours": str(settings.neighbours), "seed": str(settings.seed)}  # the groups are dealt by it
+    return RealSide(
+        *place, known=cached({"of": "distances among real photos"}, version, lambda _: RealSide(*place).known())
+    )
 
 
 def _generate(

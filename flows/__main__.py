@@ -6,12 +6,15 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from prefect import get_client
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, ArtifactFilterKey
 from prefect.client.schemas.objects import FlowRun
 from prefect.deployments import run_deployment
 
+from components import run_view, tracking
 from components.check import check_params
 from components.errors import InputError
 from components.settings import FlowSettings
@@ -72,10 +75,20 @@ def summary(run: FlowRun, result: dict[str, Any], services: ServiceSettings) -> 
     for model in result["models"]:
         champion = f"champion is version {model['champion']}" if model["champion"] else "no champion"
         lines += [f"  {model['family']:<10} gate {model['verdict']}, {model['action']}; {champion}: {model['reason']}"]
-        lines += [f"  {'':<10} pictures: reports/{model['family']}/samples.png, reports/{model['family']}/evaluation/"]
+        report = f", also at {model['report']}" if model.get("report") else ""
+        lines += [f"  {'':<10} report: reports/{model['family']}/report.html{report}"]
     lines += [f"  data       {path}, also at {address}" for path, address in result["pages"].items()]
-    lines += [f"  MLflow     {services.mlflow_url}", f"  Prefect    {services.prefect_url}"]
+    lines += [f"  MLflow     {runs_page(services.mlflow_url)}", f"  Prefect    {services.prefect_url}"]
     return "\n".join(lines)
+
+
+def runs_page(server: str) -> str:
+    """Where MLflow shows the trainings, the best first; its plain address opens on pages for something else."""
+    try:
+        experiment = MlflowClient(server).get_experiment_by_name(tracking.EXPERIMENT)
+    except MlflowException:  # what is shown last must not turn a good run into a failed one
+        experiment = None
+    return server if experiment is None else run_view.runs_page(server, experiment.experiment_id)
 
 
 def _parameters(given: Sequence[str]) -> dict[str, Any]:

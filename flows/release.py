@@ -15,7 +15,8 @@ from components.registry.promotion import promote
 from components.registry.refusals import RefusalError
 from components.settings import PromoteSettings
 from flows.approval import ask
-from flows.lockfile import bring_outputs
+from flows.lockfile import bring_outputs, read_entries
+from flows.pages import page_links
 from flows.process import stream
 from flows.revision import Revision, lock_digest
 
@@ -34,10 +35,8 @@ async def judge_model(family: str, revision: Revision) -> Release:
         bring_outputs, ["prepare", *(f"{stage}@{family}" for stage in ("train", "evaluate", "gate"))], missing=True
     )
     lineage = {
-        "vitrine.git_commit": revision.commit,
-        "vitrine.git_dirty": str(bool(revision.changed)).lower(),
-        "vitrine.dvc_lock": await asyncio.to_thread(lock_digest),
         "vitrine.flow_run": str(runtime.flow_run.get_id()),
+        **await asyncio.to_thread(_lineage, family, revision),
     }
     with tempfile.TemporaryDirectory() as scratch:
         out = Path(scratch) / "decision.json"
@@ -48,6 +47,22 @@ async def judge_model(family: str, revision: Revision) -> Release:
         )
         decision: Release = json.loads(out.read_text(encoding="utf-8"))
     return decision
+
+
+def _lineage(family: str, revision: Revision) -> dict[str, str]:
+    """Tags that tell where a version comes from; what is not known is left out."""
+    entries = read_entries(["prepare", f"train@{family}"])
+    hashes = {out["path"]: out["md5"] for entry in entries.values() for out in entry["outs"]}
+    known = {
+        "vitrine.git_commit": revision.commit,
+        "vitrine.git_dirty": str(bool(revision.changed)).lower(),
+        "vitrine.git_url": revision.url,
+        "vitrine.dvc_lock": lock_digest(),
+        "vitrine.dvc_data": hashes.get("data/prepared"),
+        "vitrine.dvc_model": hashes.get(f"models/{family}"),
+        "vitrine.data_report": page_links(entries.values()).get("reports/dataset.html"),
+    }
+    return {name: value for name, value in known.items() if value}
 
 
 async def promote_passed(decision: Release, settings: PromoteSettings) -> Release:

@@ -1,6 +1,7 @@
 """Which code a run has run."""
 
 import hashlib
+import re
 import subprocess
 from dataclasses import dataclass
 
@@ -15,10 +16,12 @@ class Revision:
     Attributes:
         commit: full hash of HEAD.
         changed: files that differ from it or are not in it, dvc.lock left out: it has a tag of its own.
+        url: the commit's page, if the remote `origin` is on a host that is known to have such pages.
     """
 
     commit: str
     changed: tuple[str, ...]
+    url: str | None = None
 
 
 def read_revision() -> Revision:
@@ -27,10 +30,28 @@ def read_revision() -> Revision:
     Raises:
         InputError: this is no git repository, or it has no commit.
     """
-    commit = _git("rev-parse", "HEAD")
+    commit = _git("rev-parse", "HEAD").strip()
     status = _git("status", "--porcelain", "--untracked-files=normal").splitlines()
     changed = tuple(sorted(line[3:] for line in status if line[3:] != "dvc.lock"))
-    return Revision(commit.strip(), changed)
+    remotes = _git("remote").split()
+    origin = _git("remote", "get-url", "origin").strip() if "origin" in remotes else ""
+    return Revision(commit, changed, commit_page(origin, commit))
+
+
+def commit_page(remote: str, commit: str) -> str | None:
+    """Address of a commit's page on GitHub, GitLab or Bitbucket; None for a remote elsewhere.
+
+    Args:
+        remote: as git has it: git@host:owner/name.git, or an address that may hold a password, which is left out.
+    """
+    found = re.fullmatch(
+        r"(?:https?://|ssh://)?(?:[^@/]*@)?(github\.com|gitlab\.com|bitbucket\.org)[:/](.+?)(?:\.git)?/?", remote
+    )
+    if found is None:
+        return None
+    host, name = found.groups()
+    middle = {"github.com": "commit", "gitlab.com": "-/commit", "bitbucket.org": "commits"}[host]
+    return f"https://{host}/{name}/{middle}/{commit}"
 
 
 def _git(*arguments: str) -> str:

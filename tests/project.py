@@ -11,10 +11,22 @@ from ruamel.yaml import YAML
 
 SOURCE = Path(__file__).resolve().parent.parent
 
+LAX: dict[str, Any] = {
+    "required": [],
+    "thresholds": [{"metric": "fd_efflite0", "at_most": 1e6}],
+    "by_category": [],
+    "memorisation": [{"metric": "duplicates", "at_most": 2.0}],
+    "champion": [{"metric": "fd_efflite0", "direction": "minimize", "better_by": 0.0}],
+    "first_model": "promote",
+}
+"""A policy that any first model passes."""
+
 TINY: dict[str, Any] = {
     "data.subset": 800,
     "data.fashion_mnist.origin": "folder",
     "train.gan.images": 640,
+    # Else the average that is served would still be next to the start, where all images are one grey.
+    "train.gan.ema_half_life": 64,
     "train.gan.generator.width": 16,
     "train.gan.discriminator.width": 16,
     "train.vae.images": 1920,
@@ -26,10 +38,10 @@ TINY: dict[str, Any] = {
     "train.common.grids": 2,
     "evaluate.resolution": 32,
     "evaluate.samples": 60,
-    "evaluate.kid_subsets": 5,
-    "evaluate.kid_subset_size": 30,
-    "gate.gan": [{"metric": "fd_efflite0", "at_most": 1e6}],
-    "gate.vae": [{"metric": "fd_efflite0", "at_most": 1e6}],
+    "evaluate.train_photos": 200,
+    "evaluate.copying.samples": 40,
+    "gate.gan": LAX,
+    "gate.vae": LAX,
     "flow.retry_delay": 1,
 }
 """Settings under which the whole pipeline takes a minute. The gates let everything pass."""

@@ -8,33 +8,18 @@ from torch import Tensor
 
 from components.features import Features
 from components.measurement import GROUPS, Estimate, Estimates
-from components.metrics.frechet import Moments, frechet_estimates
+from components.metrics.frechet import Fit, HalvedMoments, Moments, frechet_estimates
 from components.metrics.groups import UNKNOWN, counts_without_each, with_replicates
+from components.metrics.names import OF_PAIRS, metric_names
 from components.metrics.pairs import Cloud, Within, between, kernel_distance, within
 from components.metrics.score import classifier_score
 from components.settings import EvaluateSettings
 
-KINDS = {
-    "frechet": "fd",
-    "frechet_limit": "fd_inf",
-    "kernel": "kd",
-    "score": "is",
-    "precision": "precision",
-    "recall": "recall",
-    "density": "density",
-    "coverage": "coverage",
-}
-# FID, KID and Inception Score are names for Inception's features alone.
-OF_INCEPTION = {"frechet": "fid", "frechet_limit": "fid_inf", "kernel": "kid", "score": "inception_score"}
-OF_PAIRS = ("kernel", "precision", "recall", "density", "coverage")
+Tensors = dict[str, Tensor]
+WHOLE = ""
+"""Name of all images together, beside the categories."""
 LARGEST = 1e9
 """Length of a feature vector above which it counts as broken: its products would overflow."""
-
-
-def metric_names(extractor: str) -> dict[str, str]:
-    """The published name of each kind of metric on an extractor's features."""
-    names = {kind: f"{short}_{extractor}" for kind, short in KINDS.items()}
-    return {**names, **OF_INCEPTION} if extractor == "inception" else names
 
 
 class RealSide:
@@ -45,19 +30,21 @@ class RealSide:
         groups_N: each image's group, as `deal_groups` deals them, (N,).
         positions: by category, where its images stand; empty without categories.
         settings: section `evaluate` of params.yaml.
+        known: what `known` gave for the same images, groups and settings.
     """
 
     def __init__(
-        self, features_ND: Tensor, groups_N: Tensor, positions: Mapping[str, Tensor], settings: EvaluateSettings
+        self,
+        features_ND: Tensor,
+        groups_N: Tensor,
+        positions: Mapping[str, Tensor],
+        settings: EvaluateSettings,
+        known: Tensors | None = None,
     ) -> None:
-        self.groups_N, self.settings = groups_N, settings
+        self.features_ND, self.groups_N, self.neighbours = features_ND, groups_N, settings.neighbours
         self._names = metric_names(settings.extractor)
-        self._whole = _RealSubset(features_ND, groups_N, settings.neighbours)
         self._positions = dict(positions)
-        self._categories = {
-            category: _RealSubset(features_ND[chosen], groups_N[chosen], settings.neighbours)
-            for category, chosen in positions.items()
-        }
+        self._known = dict(known) if known is not None else None
 
     def measure(self, fake: Features) -> tuple[Estimates, dict[str, Estimates]]:
         """All metrics of generated images; row i has the conditions of real image i, and its group.
@@ -71,14 +58,71 @@ class RealSide:
         """
         if len(fake.features_ND) != len(self.groups_N):
             raise ValueError(f"found {len(self.groups_N)} real and {len(fake.features_ND)} generated images")
-        found = self._whole.moments_estimates(fake.features_ND) | self._whole.pairs_estimates(fake.features_ND)
+        found = self._moments_estimates(fake.features_ND)
         if fake.logits_NK.shape[1]:
             found["score"] = classifier_score(fake.logits_NK, self.groups_N)
-        by_category = {
-            category: self._named(subset.pairs_estimates(fake.features_ND[self._positions[category]]))
-            for category, subset in self._categories.items()
+        cloud = Cloud.of(fake.features_ND, self.groups_N, self._origin)
+        usable = _usable(self.features_ND).logical_and(_usable(fake.features_ND))
+        of_pairs = {
+            name: self._pairs_estimates(name, cloud.of_rows(rows) if name else cloud, bool(usable[rows].all()))
+            for name, rows in self._subsets.items()
         }
-        return self._named(found), by_category
+        found |= of_pairs.pop(WHOLE)
+        return self._named(found), {category: self._named(estimates) for category, estimates in of_pairs.items()}
+
+    def known(self) -> Tensors:
+        """What depends on the real images alone, to be kept: computing it takes as long as measuring a model does."""
+        if self._known is None:
+            self._known = self._within_all()
+            if _usable(self.features_ND).all() and len(self.features_ND) > 1:
+                fit = Moments.of(self.features_ND, self.groups_N).fit
+                self._known |= {"mean": fit.mean, "factor": fit.factor}
+        return self._known
+
+    def _within_all(self) -> Tensors:
+        found = {}
+        usable = _usable(self.features_ND)
+        for name, rows in self._subsets.items():
+            cloud = self._cloud.of_rows(rows)
+            if usable[rows].all() and self._are_enough(rows, self.neighbours + 1):
+                inside = within(cloud, self.neighbours)
+                found |= {f"kernel/{name}": inside.kernel, f"radii/{name}": inside.radii_NG}
+        return found
+
+    @cached_property
+    def _subsets(self) -> dict[str, Tensor]:
+        return {WHOLE: torch.arange(len(self.groups_N)), **self._positions}
+
+    @cached_property
+    def _origin(self) -> Tensor:
+        return self.features_ND.double().mean(dim=0)
+
+    @cached_property
+    def _cloud(self) -> Cloud:
+        return Cloud.of(self.features_ND, self.groups_N, self._origin)
+
+    def _are_enough(self, rows: Tensor, least: int) -> bool:
+        return bool(counts_without_each(self.groups_N[rows]).min() >= least)
+
+    def _moments_estimates(self, fake_ND: Tensor) -> dict[str, Estimate]:
+        kinds, known = ("frechet", "frechet_limit"), self.known()
+        if "mean" not in known or not (self._are_enough(self._subsets[WHOLE], 2 * GROUPS) and _usable(fake_ND).all()):
+            return dict.fromkeys(kinds, UNKNOWN)
+        real = Moments(self.features_ND, self.groups_N, Fit(known["mean"], known["factor"]))
+        values = frechet_estimates(real, HalvedMoments.of(fake_ND, self.groups_N))
+        return {kind: with_replicates(value) for kind, value in zip(kinds, values, strict=True)}
+
+    def _pairs_estimates(self, name: str, fake: Cloud, usable: bool) -> dict[str, Estimate]:
+        known = self.known()
+        if not usable or f"kernel/{name}" not in known:
+            return dict.fromkeys(OF_PAIRS, UNKNOWN)
+        within_real = Within(known[f"kernel/{name}"], known[f"radii/{name}"])
+        within_fake = within(fake, self.neighbours)
+        real = self._cloud.of_rows(self._subsets[name]) if name else self._cloud
+        found = between(real, within_real, fake, within_fake, self.neighbours)
+        values = {kind: getattr(found, kind) for kind in OF_PAIRS[1:]}
+        values["kernel"] = kernel_distance(within_real, within_fake, found)
+        return {kind: with_replicates(value) for kind, value in values.items()}
 
     def _named(self, found: Estimates) -> Estimates:
         return {name: found[kind] for kind, name in self._names.items() if kind in found}
@@ -98,50 +142,6 @@ def measure(
     return RealSide(real.features_ND, groups_N, positions, settings).measure(fake)
 
 
-class _RealSubset:
-    """Real images, all or a category's, and what is known of them."""
-
-    def __init__(self, features_ND: Tensor, groups_N: Tensor, neighbours: int) -> None:
-        self.features_ND, self.groups_N, self.neighbours = features_ND, groups_N, neighbours
-
-    @cached_property
-    def _moments(self) -> Moments:
-        return Moments.of(self.features_ND, self.groups_N)
-
-    @cached_property
-    def _origin(self) -> Tensor:
-        return self.features_ND.double().mean(dim=0)
-
-    @cached_property
-    def _cloud(self) -> Cloud:
-        return Cloud.of(self.features_ND, self.groups_N, self._origin)
-
-    @cached_property
-    def _within(self) -> Within:
-        return within(self._cloud, self.neighbours)
-
-    def _can_be_compared(self, fake_ND: Tensor, least: int) -> bool:
-        enough = counts_without_each(self.groups_N).min() >= least
-        return bool(enough) and _usable(self.features_ND) and _usable(fake_ND)
-
-    def moments_estimates(self, fake_ND: Tensor) -> dict[str, Estimate]:
-        kinds = ("frechet", "frechet_limit")
-        if not self._can_be_compared(fake_ND, 2 * GROUPS):
-            return dict.fromkeys(kinds, UNKNOWN)
-        values = frechet_estimates(self._moments, Moments.of(fake_ND, self.groups_N))
-        return {kind: with_replicates(value) for kind, value in zip(kinds, values, strict=True)}
-
-    def pairs_estimates(self, fake_ND: Tensor) -> dict[str, Estimate]:
-        if not self._can_be_compared(fake_ND, self.neighbours + 1):
-            return dict.fromkeys(OF_PAIRS, UNKNOWN)
-        fake = Cloud.of(fake_ND, self.groups_N, self._origin)
-        within_fake = within(fake, self.neighbours)
-        found = between(self._cloud, self._within, fake, within_fake, self.neighbours)
-        values = {kind: getattr(found, kind) for kind in OF_PAIRS[1:]}
-        values["kernel"] = kernel_distance(self._within, within_fake, found)
-        return {kind: with_replicates(value) for kind, value in values.items()}
-
-
-def _usable(features_ND: Tensor) -> bool:
-    """False also for features that are so large that their products overflow."""
-    return bool((torch.linalg.vector_norm(features_ND, dim=1) <= LARGEST).all())
+def _usable(features_ND: Tensor) -> Tensor:
+    """Per image; False also for features that are so large that their products overflow."""
+    return torch.linalg.vector_norm(features_ND, dim=1) <= LARGEST

@@ -45,6 +45,10 @@ class Cloud:
         offsets_N = (points_ND @ origin + origin @ origin / 2) / len(origin)
         return cls(points_ND.float(), points_ND.square().sum(dim=1).float(), offsets_N.float(), groups_N)
 
+    def of_rows(self, rows: Tensor) -> "Cloud":
+        """Some of its images, (M,) row numbers."""
+        return Cloud(self.points_ND[rows], self.squares_N[rows], self.offsets_N[rows], self.groups_N[rows])
+
     @property
     def counts(self) -> Tensor:
         """Number of images, over all and without each group, float64 (GROUPS + 1,)."""

@@ -16,7 +16,7 @@ from tests.project import TINY, commit, copy_project, run, set_params
 SMALL = {
     **{key: value for key, value in TINY.items() if key.startswith(("train.", "evaluate.", "gate."))},
     "evaluate.samples": 24,
-    "evaluate.kid_subset_size": 10,
+    "evaluate.train_photos": 100,
     "validate.suite": [
         {"type": "expect_column_values_to_not_be_null", "level": "row", "kwargs": {"column": "category"}}
     ],

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+import time
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
@@ -44,6 +47,26 @@ class Project:
             yield
         finally:
             path.write_text(before)
+
+    def vitrine(self, *arguments: str) -> str:
+        """Runs the command `vitrine`."""
+        return run(self.root, "vitrine", *arguments, env=self.environment).stdout
+
+    def paused_run(self, running: Future[str]) -> str:
+        """The flow run that waits for somebody, once it does; an error if it ends before."""
+        chosen = {"flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}}}
+        while not running.done():
+            answer = httpx.post(f"{self.settings.prefect_url}/api/flow_runs/filter", json=chosen, timeout=30)
+            if found := answer.raise_for_status().json():
+                return str(found[0]["id"])
+            time.sleep(1)
+        raise AssertionError(running.result())
+
+    def resume(self, run_id: str, **answer: Any) -> None:
+        """What the form on Prefect's page sends."""
+        address = f"{self.settings.prefect_url}/api/flow_runs/{run_id}/resume"
+        accepted = httpx.post(address, json={"run_input": answer}, timeout=30).raise_for_status().json()
+        assert accepted["status"] == "ACCEPT", accepted
 
     @property
     def registry(self) -> MlflowClient:
@@ -82,7 +105,7 @@ def first(project: Project) -> str:
 def test_the_first_run_trains_and_promotes_both_models(project: Project, first: str) -> None:
     assert "trained    gan, vae" in first
     for family in ("gan", "vae"):
-        assert f"vitrine-{family}: promoted: first champion" in first
+        assert f"vitrine-{family} version 1: PASSED: first champion" in first
         assert str(project.champion(family).version) == "1"
     assert "step" in first  # the trainings' own lines
     assert project.settings.mlflow_url in first
@@ -145,32 +168,71 @@ def test_a_worse_model_leaves_the_champion_unmoved(project: Project, first: str)
     set_params(project.root, WORSE)
     shown = project.retrain()
     assert "trained    gan\n" in shown
-    assert "vitrine-gan: kept: fd_efflite0" in shown
+    assert "gate FAILED, kept; champion is version 1: fd_efflite0" in shown
     assert str(project.champion("gan").version) == "1"
-    aliases = project.registry.get_registered_model("vitrine-gan").aliases
-    assert str(aliases["challenger"]) == "2"
-    tags = project.registry.get_model_version("vitrine-gan", "2").tags
-    assert "is not better than" in tags["vitrine.reason"]
-    assert tags["vitrine.git_dirty"] == "true"
+    version = project.registry.get_model_version("vitrine-gan", "2")
+    assert str(version.description).startswith("**FAILED**: fd_efflite0")
+    assert version.tags["vitrine.git_dirty"] == "true"
 
 
 def test_a_failed_gate_shows_and_promotes_nothing(project: Project, first: str) -> None:
     assert first
-    with project.settings_for_now({"gate.vae": [{"metric": "fd_efflite0", "at_most": 0.5}]}):
+    lax = (project.root / "params.yaml").read_text()
+    strict = {"gate.vae.thresholds": [{"metric": "fd_efflite0", "at_most": 0.5}], "train.vae.images": 1280}
+    with project.settings_for_now(strict):
         shown = project.retrain(status=1)
-    assert "retrain Gate failed: vae: gate: fd_efflite0" in shown
+    assert "retrain Gate failed: vae: fd_efflite0" in shown
+    assert (project.root / "params.yaml").read_text() == lax
     assert str(project.champion("vae").version) == "1"
-    assert len(project.registry.search_model_versions("name = 'vitrine-vae'")) == 1
+    failed = project.registry.get_model_version("vitrine-vae", "2")
+    assert str(failed.description).startswith("**FAILED**: fd_efflite0")
+    refused = ("vitrine", "promote", "vitrine-vae", "2", "--expect-champion", "1", "--why", "try")
+    assert "the gate did not pass version 2" in run(project.root, *refused, env=project.environment, status=1).stderr
+    project.retrain()
+
+
+def test_somebody_is_asked_and_promotes_on_prefects_page(project: Project, first: str) -> None:
+    assert first
+    before = str(project.champion("vae").version)
+    equal = [{"metric": "fd_efflite0", "direction": "minimize", "worse_by_at_most": 1e9}]
+    changes = {"promote.approval": "human", "gate.vae.champion": equal, "train.vae.images": 1600}
+    with project.settings_for_now(changes), ThreadPoolExecutor() as pool:
+        running = pool.submit(project.retrain)
+        run_id = project.paused_run(running)
+        project.resume(run_id, promote=True, who="anna", why="the shoes are better")
+        shown = running.result(timeout=300)
+    assert "promoted; champion is version" in shown
+    after = str(project.champion("vae").version)
+    assert after != before
+    history = json.loads(project.vitrine("history", "vitrine-vae", "--json"))["events"]
+    promoted = [event for event in history if event["kind"] == "promoted"][-1]
+    assert (promoted["to_version"], promoted["who"], promoted["why"]) == (after, "anna", "the shoes are better")
+
+    # The deployments do what the command does.
+    reason = ("--param", "name=vitrine-vae", "--param", "why=complaints", "--watch")
+    run(project.root, "prefect", "deployment", "run", "rollback/manual", *reason, env=project.environment)
+    assert str(project.champion("vae").version) == before
+    again = ("--param", f"version={after}", "--param", f"expect_champion={before}")
+    run(project.root, "prefect", "deployment", "run", "promote/manual", *reason, *again, env=project.environment)
+    assert str(project.champion("vae").version) == after
+
+    explained = json.loads(project.vitrine("explain", "vitrine-vae", after, "--json"))
+    links = [fact["link"] for section in explained["sections"].values() for fact in section if fact["link"]]
+    assert any("/runs/flow-run/" in link for link in links)
+    report = next(link for link in links if link.endswith("report.html"))
+    assert report in shown
+    project.vitrine("rollback", "vitrine-vae", "--why", "back to the first")
+    assert str(project.champion("vae").version) == before
 
 
 def test_a_stage_that_its_input_stops_is_tried_once_and_stops_only_its_downstreams(
     project: Project, first: str
 ) -> None:
     assert first
-    with project.settings_for_now({"evaluate.extractor": "inception", "evaluate.inception_weights": "nowhere.pt"}):
+    with project.settings_for_now({"evaluate.extractor": "inception", "evaluate.weights": "nowhere.pt"}):
         shown = project.retrain(status=1)
     assert shown.count("evaluate@gan runs on pool gpu") == 1
-    assert "Input refused(\"params.yaml: evaluate.inception_weights is 'nowhere.pt', no such file" in shown
+    assert "Input refused(\"params.yaml: evaluate.weights is 'nowhere.pt', no such file" in shown
     assert "failed     evaluate@gan, evaluate@vae; not started: gate@gan, gate@vae" in shown
     assert "failed: evaluate@gan, evaluate@vae" in shown
     assert str(project.champion("gan").version) == "1"

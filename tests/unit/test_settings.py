@@ -12,6 +12,7 @@ NETWORK = {"architecture": "resnet", "width": 32, "max_width": 64, "attention": 
 NETWORK |= {"group_size": None, "dropout": 0.0}
 GENERATOR = NETWORK | {"embedding_dim": 8}
 DISCRIMINATOR = NETWORK | {"multi_scale": False, "spectral_norm": False}
+POLICY = yaml.safe_load(Path("params.yaml").read_text())["gate"]["gan"]
 R3GAN = {"architecture": "r3gan", "blocks": 1, "group_size": 5}
 
 
@@ -47,17 +48,43 @@ def test_the_projects_own_file_is_accepted() -> None:
         ("data.subset", 0, r"data\.subset: found 0; input should be greater than or equal to 1"),
         ("evaluate.samples", True, r"evaluate\.samples: found True; input should be a valid integer"),
         ("train.common.seed", -1, r"train\.common\.seed: found -1; input should be greater than or equal to 0"),
-        ("promote.direction", "down", r"promote\.direction: found 'down'; input should be 'minimize' or 'maximize'"),
+        ("promote.approval", "ask", r"promote\.approval: found 'ask'; input should be 'auto' or 'human'"),
         ("validate.tolerance", float("nan"), r"validate\.tolerance: found nan"),
-        ("gate.gan", [{"metric": "fid"}], r"gate\.gan\.0: check of 'fid' needs exactly one of at_most and at_least"),
+        (
+            "gate.gan.thresholds",
+            [{"metric": "fid"}],
+            r"gate\.gan\.thresholds\.0: check of 'fid' needs exactly one of at_most and at_least",
+        ),
+        (
+            "gate.gan.champion",
+            [{"metric": "fid", "direction": "minimize"}],
+            r"gate\.gan\.champion\.0: comparison of 'fid' needs exactly one of better_by and worse_by_at_most",
+        ),
+        ("gate.gan.memorisation", [], r"gate\.gan\.memorisation: [Ll]ist should have at least 1 item"),
+        (
+            "gate.gan.first_model",
+            "maybe",
+            r"gate\.gan\.first_model: found 'maybe'; input should be 'promote' or 'hold'",
+        ),
+        (
+            "gate.gan.required",
+            ["fid"],
+            r"gate\.gan: a check over all images asks for 'fid', which is not measured with",
+        ),
+        (
+            "gate.gan.by_category",
+            [{"metric": "fd_efflite0", "at_most": 1}],
+            r"gate\.gan: by_category asks for 'fd_efflite0', which is not measured",
+        ),
+        ("evaluate.extractor", "inception", r"evaluate: extractor 'inception' needs weights: their path or URL"),
         ("train.gan.los", "hinge", r"train\.gan.*\n.*los: unknown key, found 'hinge'"),
         ("train.gan.batch_size", 0, r"train\.gan.*\n.*batch_size: found 0; input should be greater than"),
         ("train.betavae", {}, r"model 'betavae' is unknown; choose one of \['gan', 'vae', 'vae_gan'\]"),
-        ("gate.betavae", [], r"gate\.betavae: no such model under train"),
+        ("gate.betavae", POLICY, r"gate\.betavae: no such model under train"),
         ("train.models", [], r"train\.models: [Ll]ist should have at least 1 item"),
         ("train.models", ["gan", "betavae"], r"train\.models: found 'betavae', train has entries for \['gan'"),
         ("train.models", ["gan", "gan"], r"train\.models: found \['gan', 'gan'\], a model is named twice"),
-        ("gate.vae", [], r"gate\.vae: missing or empty; a model without a policy can never pass"),
+        ("gate", {}, r"gate\.vae: missing; a model without a policy can never pass"),
         ("flow.nightly_cron", "banana", r"flow\.nightly_cron: found 'banana'; string should match pattern"),
         ("flow.nightly_cron", "0 25 * * *", r"flow\.nightly_cron: found '0 25 \* \* \*'; no schedule"),
         ("data.source", "folder", r"data: source is 'folder', so path must name it; it is null"),
@@ -154,6 +181,12 @@ def test_a_family_that_waits_is_checked_whole_when_it_is_trained(tmp_path: Path)
 
 def test_no_condition_at_all_is_accepted_unless_one_is_named_elsewhere(tmp_path: Path) -> None:
     path = changed(tmp_path, "prepare.conditions", [])
+    with pytest.raises(InputError, match=r"by_category asks for 'condition_fidelity'.*measured are no categories"):
+        check_params(path)
+    content = yaml.safe_load(path.read_text())
+    for policy in content["gate"].values():
+        policy["by_category"] = []
+    path.write_text(yaml.safe_dump(content))
     assert check_params(path).prepare.conditions == []
     content = yaml.safe_load(path.read_text())
     content["train"]["common"]["augment"]["flip_not"] = {"category": ["shoes"]}

@@ -58,3 +58,29 @@ def test_the_lock_digest_follows_the_lock(checkout: Path) -> None:
     (checkout / "dvc.lock").write_text("two")
     assert len(one) == 64
     assert revision.lock_digest() != one
+
+
+@pytest.mark.parametrize(
+    ("remote", "page"),
+    [
+        ("git@github.com:shop/vitrine.git", "https://github.com/shop/vitrine/commit/abc"),
+        ("https://anna:secret@github.com/shop/vitrine.git", "https://github.com/shop/vitrine/commit/abc"),
+        ("https://gitlab.com/shop/models/vitrine", "https://gitlab.com/shop/models/vitrine/-/commit/abc"),
+        ("ssh://git@bitbucket.org/shop/vitrine.git", "https://bitbucket.org/shop/vitrine/commits/abc"),
+        ("/srv/git/vitrine.git", None),
+        ("https://git.shop.example/vitrine.git", None),
+        ("", None),
+    ],
+)
+def test_a_commits_page_is_known_of_hosts_that_have_one(remote: str, page: str | None) -> None:
+    assert revision.commit_page(remote, "abc") == page
+
+
+def test_the_remote_gives_the_page(checkout: Path) -> None:
+    git(checkout, "init", "--quiet")
+    (checkout / "code.py").write_text("one")
+    commit(checkout, "Start")
+    assert revision.read_revision().url is None
+    git(checkout, "remote", "add", "origin", "https://anna:secret@github.com/shop/vitrine.git")
+    found = revision.read_revision()
+    assert found.url == f"https://github.com/shop/vitrine/commit/{found.commit}"
