@@ -1,4 +1,4 @@
-"""Promotion and rollback on demand, as flows: the same functions that the command `vitrine` calls."""
+"""Promotion, rollback and override on demand, as flows: the same functions that the command `vitrine` calls."""
 
 import asyncio
 from typing import Any
@@ -10,7 +10,7 @@ from prefect.states import Completed, Failed
 
 from components.errors import InputError
 from components.notify import Event, notify
-from components.registry import promotion
+from components.registry import promotion, verdicts
 from components.registry.promotion import Outcome
 
 
@@ -52,6 +52,25 @@ async def rollback(name: str, why: str, who: str | None = None) -> State[Any]:
     return await _told("rolled back", outcome, why)
 
 
+@flow(name="override", flow_run_name="override {name} {version}", persist_result=False)
+async def override(name: str, version: str, who: str, why: str, until: str) -> State[Any]:
+    """Lets a version be promoted though its gate failed, in somebody's name.
+
+    Args:
+        name: of the registered model.
+        version: its number.
+        who: answers for it; kept in the history, as is why.
+        why: what makes it right all the same.
+        until: ISO 8601: a day or a moment; from then on it permits nothing.
+    """
+    try:
+        entry = await asyncio.to_thread(verdicts.override, name, version, why=why, until=until, who=who)
+    except InputError as error:
+        return Failed(name="Refused", message=str(error))
+    title = f"{name}: the gate's verdict on version {version} is overridden until {entry.until}"
+    return await _left("override", title, f"{title}\n\n{why}\n\nby {entry.who}, {entry.when}")
+
+
 def _flow_run() -> str:
     return f"{runtime.flow_run.get_flow_name()} {runtime.flow_run.get_id()}"
 
@@ -59,8 +78,15 @@ def _flow_run() -> str:
 async def _told(event: Event, outcome: Outcome, why: str) -> State[Any]:
     entry = outcome.event
     title = f"{outcome.name}: version {entry.to_version} {event}, before {entry.from_version or 'none'}"
-    body = f"{title}\n\n{why}\n\nby {entry.who}, {entry.when}; champion is {outcome.champion or 'none'}"
+    if outcome.repeated:
+        return Completed(message=f"{title}: that was done on {entry.when} by {entry.who}")
+    return await _left(
+        event, title, f"{title}\n\n{why}\n\nby {entry.who}, {entry.when}; champion is {outcome.champion or 'none'}"
+    )
+
+
+async def _left(event: Event, title: str, body: str) -> State[Any]:
+    """Leaves a page, and tells those who want to know."""
     await create_markdown_artifact(key="promotion", markdown=body)  # type: ignore[misc]
-    if not outcome.repeated:
-        await asyncio.to_thread(notify, event, title, body)
+    await asyncio.to_thread(notify, event, title, body)
     return Completed(message=title)

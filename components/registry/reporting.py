@@ -21,6 +21,7 @@ from components.policy import Baseline
 from components.registry.candidates import SIGNER, Candidate
 from components.registry.entries import Overridden, iso
 from components.registry.explaining import explain
+from components.registry.marking import CARD, PAGE, folder_of
 from components.registry.state import State, last_override
 from components.report.evaluation import (
     PICTURES,
@@ -34,7 +35,7 @@ from components.report.evaluation import (
 from components.run_view import VERDICT
 from components.settings import EvaluateSettings
 
-PAGE, CARD, COMPARISON = "report.html", "model_card.md", "comparison.png"
+COMPARISON = "comparison.png"
 STRIPPED = ("samples.png", "real_and_generated.png")
 FACTS_OF_PHOTOS = Path("validated/facts.parquet")
 SHOWN = {COMPARISON: "Candidate, champion and real photos", **{name: title for name, (title, _) in PICTURES.items()}}
@@ -69,7 +70,7 @@ def leave_report(
     comparison = compare(models, load_split(prepared_dir, settings.split), settings.seed)
     pictures = read_pictures(candidate.reports_dir / "evaluation")
     override = _override(last_override(state, number))
-    folder = f"versions/{version.name}/{number}"
+    folder = folder_of(version.name, number)
     with tempfile.TemporaryDirectory() as scratch, tracking.resumed_run(candidate.reports_dir / "run.json") as run:
         page = EvaluationPage(
             family=candidate.family,

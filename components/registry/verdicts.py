@@ -11,6 +11,7 @@ from components.registry.alias import settle
 from components.registry.describing import describe
 from components.registry.entries import LIMIT, Judged, Overridden, iso, line, stamp
 from components.registry.journal import open_journal
+from components.registry.marking import mark_override
 from components.registry.refusals import RefusalError
 from components.registry.weights import model_version
 
@@ -77,6 +78,7 @@ def override(name: str, version: str, *, why: str, until: str, who: str | None =
         entry = Overridden(**stamp(state.next_number, who, why), version=version, until=end, judged=judged.number)
         if journal.append(entry):
             describe(journal, settle(journal), {version})
+            mark_override(name, version, entry)
             return entry
 
 

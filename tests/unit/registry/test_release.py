@@ -1,6 +1,7 @@
 """From trained weights to a verdict in the journal: real packages, real smoke tests, real measurements."""
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from components.registry.entries import Judged
 from components.registry.explaining import history
 from components.registry.promotion import promote, rollback
 from components.registry.release import Decision, decide
+from components.registry.verdicts import override
 from components.settings import GatePolicy, Settings, load_settings
 from tests.prepared import write_prepared
 from tests.small import small_settings
@@ -184,6 +186,21 @@ def test_a_failed_gate_is_registered_to_be_looked_at_and_cannot_be_promoted(proj
     assert judged("1").failures == ("THRESHOLD_MISSED fd_efflite0",)
     with pytest.raises(InputError, match="the gate did not pass version 1"):
         promote(NAME, "1", expect_champion=None, why="I want to")
+
+
+def test_an_override_is_shown_on_page_and_card(project: Path) -> None:
+    found = candidate(project, 1)
+    decided(project, found, thresholds=[{"metric": "fd_efflite0", "at_most": 0.5}])
+    until = (datetime.now(UTC) + timedelta(days=7)).date().isoformat()
+    override(NAME, "1", who="anna", why="only <b>for</b> the spring *page*", until=until)
+    run_id = tracking.read_run_id(found.reports_dir / "run.json")
+    folder = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=f"versions/{NAME}/1"))
+    page, card = (folder / "report.html").read_text(), (folder / "model_card.md").read_text()
+    assert "Overridden by anna until" in page
+    assert "only &lt;b&gt;for&lt;/b&gt; the spring *page*" in page
+    assert r"only \<b\>for\</b\> the spring \*page\*" in card.split("\n## ")[0]
+    promote(NAME, "1", expect_champion=None, why="anna answers for it")
+    assert "Override" in str(MlflowClient().get_model_version(NAME, "1").description)
 
 
 def test_a_champion_of_other_categories_is_a_stale_baseline(project: Path) -> None:

@@ -1,0 +1,50 @@
+"""Writes an override into what was logged about a version before: its report and its model card."""
+
+import html
+import re
+import tempfile
+from pathlib import Path
+
+import mlflow
+from mlflow import MlflowClient
+
+from components.registry.entries import Overridden
+from components.registry.weights import model_version
+
+PAGE, CARD = "report.html", "model_card.md"
+"""In the run of the version's training, in `folder_of` it."""
+
+
+def folder_of(name: str, version: str) -> str:
+    """Where a run keeps what people look at about a version."""
+    return f"versions/{name}/{version}"
+
+
+def mark_override(name: str, version: str, override: Overridden) -> None:
+    """Puts the override on top of the page and the card, where there are any."""
+    run_id = model_version(name, version).tags.get("vitrine.mlflow_run")
+    if run_id is None:
+        return
+    folder = folder_of(name, version)
+    logged = {Path(file.path).name for file in MlflowClient().list_artifacts(run_id, folder)}
+    with tempfile.TemporaryDirectory() as scratch:
+        for file, marked in ((PAGE, _marked_page), (CARD, _marked_card)):
+            if file in logged:
+                path = Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{folder}/{file}", dst_path=scratch))
+                path.write_text(marked(path.read_text(encoding="utf-8"), override), encoding="utf-8")
+                MlflowClient().log_artifact(run_id, str(path), folder)
+
+
+def _marked_page(page: str, override: Overridden) -> str:
+    who, until, why = (html.escape(text) for text in (override.who, override.until, override.why))
+    banner = f'<div class="banner"><b>Overridden by {who} until {until}:</b> {why}</div>'
+    return page.replace("</header>", f"</header>\n{banner}", 1)
+
+
+def _marked_card(card: str, override: Overridden) -> str:
+    # Signs that Markdown would take for its own.
+    who, until, why = (
+        re.sub(r"([\\`*_{}\[\]()#+!|<>~&-])", r"\\\1", text) for text in (override.who, override.until, override.why)
+    )
+    title, rest = card.split("\n", 1)
+    return f"{title}\n\n> **Overridden** by {who} until {until}: {why}\n{rest}"
