@@ -82,7 +82,7 @@ def chosen_rows(split: Split, settings: EvaluateSettings) -> NDArray[np.int64]:
     rows = random_rows(len(split), settings.samples, settings.seed)
     # Without any group of the jackknife, each photo must still have its k neighbours, and the Fréchet distance its two
     # halves of groups.
-    least = max(2 * GROUPS, settings.neighbours + 1)
+    least = max(GROUPS, settings.neighbours + 1)
     if len(rows) - math.ceil(len(rows) / GROUPS) < least:
         raise InputError(
             f"params.yaml: evaluate needs {least + math.ceil(least / (GROUPS - 1))} photos or more in the split "

@@ -37,10 +37,9 @@ def describe(journal: Journal, state: State, versions: Iterable[str]) -> None:
 
 
 def refresh(journal: Journal) -> None:
-    """Writes description and tags of all versions that the journal knows: time alone ends an override."""
+    """Writes description and tags of all versions that were ever overridden: time alone ends an override."""
     state = fold(journal.read())
-    known = {change.to_version for change in state.changes if change.to_version} | set(state.judged)
-    describe(journal, state, known)
+    describe(journal, state, {entry.version for entry in state.entries if isinstance(entry, Overridden)})
 
 
 def description(state: State, version: str, now: datetime) -> str:

@@ -22,6 +22,7 @@ from components.measurement import read_measurement
 from components.policy import Baseline, Code, Verdict, as_json, judge, judge_against, with_fault
 from components.registry.alias import settle
 from components.registry.candidates import SERVED, SERVES, Candidate, check_judged, ensure_model, version_of
+from components.registry.describing import refresh
 from components.registry.state import State, was_rolled_back
 from components.registry.verdicts import record_verdict
 from components.settings import PARAMS_FILE, GatePolicy, Settings, load_settings
@@ -76,6 +77,7 @@ def decide(candidate: Candidate, settings: Settings, prepared_dir: Path) -> Deci
     journal = ensure_model(name)
     version = version_of(name, weights_sha256) or _registered(name, candidate, weights_sha256)
     number, state = str(version.version), settle(journal)
+    refresh(journal)
     policy = settings.gate[candidate.family]
     rule = _rule(state.champion.version, policy, candidate)
     if state.champion.version == number or (version.tags.get(RULE) == rule and number in state.judged):

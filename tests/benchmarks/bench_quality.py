@@ -3,8 +3,9 @@
     python -m tests.benchmarks.bench_quality PREPARED OUT [--minutes 10] [--threads 2] [--peers PYTHON]
 
 PREPARED: what `prepare` made of Fashion-MNIST (32 pixels, grey). Each model gets the same minutes of wall time and
-the same cores for its training, and is measured by `components.evaluate` with the protocol of params.yaml. OUT
-gets a row per model in quality.json, written as each is done: what is there is not done again. Of this project's
+the same cores for its training, and is measured by `components.measuring` with the protocol of params.yaml. OUT
+gets a row per model in quality.json, written as each is done: what is there is not done again. A row of real
+photos, the floors of the metrics, is what a perfect model would get. Of this project's
 models, images for the whole time are chosen by a trial of their speed, and schedules are stretched to
 them; samples are not judged on the way, the last averaged weights count. Peers (see tests/benchmarks/peers.py) are not
 conditional: their samples are compared with the same real images. The time of a mixture that they fit afterwards is
@@ -29,13 +30,12 @@ import torch
 from torch import Tensor
 
 from components.dataset import load_info, load_split
-from components.evaluate import Evaluation, evaluate_model
-from components.files import write_json
-from components.generative import BlockLog, GenerativeModel, load_model
+from components.files import sha256_file, write_json
+from components.generative import BlockLog, GenerativeModel, load_card, load_model
 from components.images import grid, to_float
+from components.measuring import measure_model
 from components.models import family_settings
-from components.sampling import real_images
-from components.settings import EvaluateSettings, FamilySettings, Settings, TrainCommonSettings, load_settings
+from components.settings import FamilySettings, Settings, TrainCommonSettings, load_settings
 from components.train import TrainingFolders, train
 from components.training.batches import StepBlock
 from tests.benchmarks.measuring import PROJECT
@@ -46,7 +46,7 @@ TRIAL_SHARE = 0.08
 RESERVE = 0.04
 """Share of the time for what comes after the last step, and for a trial that was too quick."""
 
-SHOWN = ("fd_efflite0", "precision_efflite0", "recall_efflite0")
+SHOWN = ("fd_efflite0", "precision_efflite0", "recall_efflite0", "coverage_efflite0", "copies_by_pixels")
 
 
 class Samples(GenerativeModel):
@@ -56,12 +56,15 @@ class Samples(GenerativeModel):
         super().__init__(settings)
         self.images_NCHW, self.given = images_NCHW, 0
 
-    def sample(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+    def draw_latents(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
         if self.given + len(conditions_NA) > len(self.images_NCHW):
             self.given = 0  # the evaluator goes through them once more
-        taken = self.images_NCHW[self.given : self.given + len(conditions_NA)]
-        self.given += len(taken)
-        return to_float(taken)
+        rows_N = torch.arange(self.given, self.given + len(conditions_NA))
+        self.given += len(rows_N)
+        return rows_N[:, None]
+
+    def generate(self, latents_ND: Tensor, conditions_NA: Tensor) -> Tensor:  # noqa: ARG002
+        return to_float(self.images_NCHW[latents_ND[:, 0].long()])
 
     def optimise(self, *_: Any) -> dict[str, Tensor]:
         raise NotImplementedError
@@ -84,9 +87,8 @@ def ours(family: str, settings: Settings, prepared: Path, out: Path, seconds: fl
     with in_folder(out):
         report = train(family, chosen, common, prepared, folders)
     spent = time.perf_counter() - started
-    evaluation = evaluate_model(load_model(folders.weights), settings.evaluate, prepared, torch.device("cpu"))
     made = {"images": report["images"], "seconds": round(spent, 1), "parameters": report["parameters"]}
-    return made | row(evaluation)
+    return made | row(load_model(folders.weights), load_card(folders.weights).weights_sha256, settings, prepared)
 
 
 def trial(
@@ -140,33 +142,37 @@ def of_peer(
     drawn = torch.from_numpy(np.load(samples))
     grid(drawn[:80], columns=10, scale=2).save(out / f"{peer}.png")
     model = Samples(drawn, family_settings("gan", settings.train.families["gan"]))
-    evaluation = evaluate_model(model, settings.evaluate, prepared, torch.device("cpu"))
-    return {name: report[name] for name in ("images", "seconds", "parameters")} | row(evaluation)
+    made = {name: report[name] for name in ("images", "seconds", "parameters")}
+    return made | row(model, sha256_file(samples), settings, prepared)
 
 
-def floor(settings: EvaluateSettings, prepared: Path) -> dict[str, Any]:
-    """Real images of the split train in the place of samples: what a perfect model would get."""
-    train_split, split = load_split(prepared, "train"), load_split(prepared, settings.split)
-    count = min(settings.samples, len(split), len(train_split))
-    chosen = np.sort(np.random.default_rng(settings.seed).permutation(len(train_split))[:count])
-    images = torch.cat(list(real_images(train_split, chosen.astype(np.int64))))
-    model = Samples(images, family_settings("gan", load_settings(PROJECT / "params.yaml").train.families["gan"]))
-    evaluation = evaluate_model(model, settings, prepared, torch.device("cpu"))
-    return {"images": 0, "seconds": 0.0, "parameters": 0, **row(evaluation)}
-
-
-def row(evaluation: Evaluation) -> dict[str, Any]:
-    return {name: evaluation.metrics[name] for name in SHOWN} | {"protocol": evaluation.protocol}
+def row(model: GenerativeModel, weights_sha256: str, settings: Settings, prepared: Path) -> dict[str, Any]:
+    """Per metric its value, how far its 95% interval goes to either side, and its floor."""
+    found = measure_model(model, weights_sha256, settings.evaluate, prepared, torch.device("cpu")).measurement
+    numbers: dict[str, Any] = {"protocol": found.protocol}
+    for name in SHOWN:
+        estimate = found.metrics[name]
+        margin = None if estimate.interval is None else estimate.interval[1] - estimate.value
+        numbers[name] = {"value": estimate.value, "margin": margin, "floor": estimate.floor}
+    return numbers
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
     lines = [f"| model | images | s | parameters | {' | '.join(SHOWN)} |", "|---" * (4 + len(SHOWN)) + "|"]
     for name, found in rows.items():
-        numbers = " | ".join(f"{found[metric]:.3g}" for metric in SHOWN)
+        numbers = " | ".join(_told(found[metric]["value"], found[metric]["margin"]) for metric in SHOWN)
         head = f"| {name} | {found['images']:,.0f} | {found['seconds']:.0f} | {found['parameters']:,.0f} |"
         lines.append(f"{head} {numbers} |")
+    floors = (next(iter(rows.values()))[metric]["floor"] for metric in SHOWN) if rows else ()
+    lines.append(f"| real photos | | | | {' | '.join(_told(floor, None) for floor in floors)} |")
     # One for all, unless params.yaml has changed since the first rows were measured.
     return "\n".join([*lines, "", *dict.fromkeys(f"Measured with {found['protocol']}" for found in rows.values())])
+
+
+def _told(value: float | None, margin: float | None) -> str:
+    if value is None:
+        return "unknown"
+    return f"{value:.3g}" if margin is None else f"{value:.3g} ± {margin:.2g}"
 
 
 def main() -> None:
@@ -176,7 +182,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--params", type=Path, default=PROJECT / "params.yaml")
-    parser.add_argument("--models", nargs="+", default=["floor", *OURS, *PEERS], choices=["floor", *OURS, *PEERS])
+    parser.add_argument("--models", nargs="+", default=[*OURS, *PEERS], choices=[*OURS, *PEERS])
     parser.add_argument("--peers", help="Python of the peers; none: they are left out")
     args = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -192,9 +198,7 @@ def main() -> None:
         if name in rows or (name in PEERS and not args.peers):
             continue
         print(f"{name}: begins", flush=True)
-        if name == "floor":
-            found = floor(settings.evaluate, prepared)
-        elif name in OURS:
+        if name in OURS:
             found = ours(name, settings, prepared, out, seconds)
         else:
             found = of_peer(name, args.peers, settings, prepared, out, seconds, args.threads)

@@ -9,8 +9,9 @@ import psutil
 import pytest
 
 from components.packaging import weights_folder
+from components.serving_answers import IMAGES
 from components.signing import make_keys, public_key_file, sign, verify
-from components.smoke import IMAGES, SmokeTest, _requests, smoke
+from components.smoke import SmokeTest, _requests, smoke
 from tests.packages import write_package
 from tests.project import SOURCE
 

@@ -23,7 +23,7 @@ from components.errors import InputError
 from components.evaluate import evaluate
 from components.generative import Augmentation, GenerativeModel, build, load_card, load_model
 from components.images import picture, to_uint8
-from components.packaging import package
+from components.packaging import register, save_package
 from components.settings import AugmentSettings, FamilySettings, Settings, TrainCommonSettings
 from components.sheets import GAP, INDENT, category_attribute, labelled_grids, rows_by_category, shortened
 from components.train import TrainingFolders, train
@@ -90,9 +90,7 @@ def common(settings: Settings, **augmentation: Any) -> TrainCommonSettings:
 
 
 def test_two_conditions_are_trained_evaluated_packaged_and_served(project: Path, settings: Settings) -> None:
-    protocol = settings.evaluate.model_copy(
-        update={"resolution": 32, "samples": 48, "kid_subsets": 2, "kid_subset_size": 20}
-    )
+    protocol = settings.evaluate.model_copy(update={"resolution": 32, "samples": 48})
     info = load_info(project / "prepared")
     flips = {"flip": 0.5, "flip_not": {"category": [ODD["boot"]]}, "translate": 0.1, "saturation": 0.2}
     for family in FAMILIES:
@@ -103,12 +101,14 @@ def test_two_conditions_are_trained_evaluated_packaged_and_served(project: Path,
         recorded = mlflow.get_run(run_id).data.params
         assert recorded["common.augment.flip"] == "0.5"
         assert recorded["common.sampler"] == "balanced"
-        out = project / "evaluation.json"
-        evaluation = evaluate(protocol, project / "prepared", folders.weights, family, out, project / "pictures")
-        assert set(evaluation.by_category) == set(ODD.values())
+        measured = evaluate(protocol, project / "prepared", folders.weights, family, project / "pictures")
+        assert set(measured.by_category) == set(ODD.values())
+        judged = {f"condition_fidelity{attribute}" for attribute in ("", "_category", "_color")}
+        assert all(judged <= metrics.keys() for metrics in (measured.metrics, *measured.by_category.values()))
         assert load_card(folders.weights).attributes == info.attributes
+        save_package(folders.weights, info.attributes, project / "packages" / family)
         with mlflow.start_run(run_id=run_id):
-            version = package(folders.weights, info.attributes, f"vitrine-{family}", {})
+            version = register(project / "packages" / family, f"vitrine-{family}", {})
         served = mlflow.pyfunc.load_model(f"models:/vitrine-{family}/{version}")
         request = pd.DataFrame([{"category": ODD["dress"], "color": COLORS[1], "n": 2, "seed": 5}])
         answer = served.predict(request)
@@ -161,7 +161,10 @@ class Painter(GenerativeModel):
         super().__init__(small("gan"))
         self.asked: list[Tensor] = []
 
-    def sample(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+    def draw_latents(self, conditions_NA: Tensor, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+        return torch.zeros(len(conditions_NA), 1)
+
+    def generate(self, latents_ND: Tensor, conditions_NA: Tensor) -> Tensor:  # noqa: ARG002
         self.asked.append(conditions_NA)
         shades = torch.cat([conditions_NA, conditions_NA[:, :1]], dim=1).float() / 5 - 0.5
         return shades[:, :, None, None].expand(-1, -1, 64, 64)

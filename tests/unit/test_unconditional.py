@@ -17,18 +17,26 @@ from components.evaluate import evaluate
 from components.gate import gate
 from components.generative import load_card, load_model
 from components.images import picture, to_uint8
-from components.packaging import package
+from components.measurement import write_measurement
+from components.packaging import register, save_package
 from components.raw import Photo
-from components.settings import GateCheck, QualitySettings, Settings, SplitSettings
+from components.settings import GateCheck, GatePolicy, QualitySettings, Settings, SplitSettings
 from components.train import TrainingFolders, train
 from tests.preparing import SETTINGS, run
 from tests.small import small_settings
 
 UNCONDITIONAL = SETTINGS.model_copy(
-    update={"conditions": [], "split": SplitSettings(val=0.15, test=0.3, salt="vitrine")}
+    update={"conditions": [], "split": SplitSettings(val=0.15, test=0.4, salt="vitrine")}
 )
-GATE = GateCheck(metric="fd_efflite0", at_most=1e6)
-BY_CATEGORY = GateCheck(metric="by_category.bag.kd_efflite0", at_most=1e6)
+POLICY = GatePolicy(
+    required=["diversity_ratio", "copying_ct"],
+    thresholds=[GateCheck(metric="fd_efflite0", at_most=1e6)],
+    by_category=[],
+    memorisation=[GateCheck(metric="copies_by_pixels", at_most=2.0)],
+    champion=[],
+    first_model="promote",
+)
+BY_CATEGORY = POLICY.model_copy(update={"by_category": [GateCheck(metric="kd_efflite0", at_most=1e6)]})
 
 
 @pytest.fixture
@@ -53,9 +61,7 @@ def test_photos_without_conditions_become_served_models(project: Path, settings:
     fast = {"accelerator": "cpu", "log_every": 5, "grids": 2, "grid_columns": 4, "quality": judging}
     flips = settings.train.common.augment.model_copy(update={"flip": 0.5})
     common = settings.train.common.model_copy(update={**fast, "augment": flips})
-    protocol = settings.evaluate.model_copy(
-        update={"resolution": 32, "samples": 30, "kid_subsets": 2, "kid_subset_size": 20}
-    )
+    protocol = settings.evaluate.model_copy(update={"resolution": 32, "samples": 45})
     prepared = project / "prepared"
     for family in ("gan", "vae"):
         folders = TrainingFolders(project / family, project / "reports" / family)
@@ -63,17 +69,19 @@ def test_photos_without_conditions_become_served_models(project: Path, settings:
         assert (report["steps"], report["best_step"]) == (10, 10)
         assert load_card(folders.weights).attributes == load_info(prepared).attributes == {}
 
-        out, shown = folders.reports / "evaluation.json", folders.reports / "evaluation"
-        evaluation = evaluate(protocol, prepared, folders.weights, family, out, shown)
-        assert evaluation.by_category == {}
-        assert {"samples.png", "real_and_generated.png"} <= {path.name for path in shown.iterdir()}
-        judged = gate({family: [GATE]}, family, out, folders.weights / "model.json")
+        out, shown = folders.reports / "measurement.json", folders.reports / "evaluation"
+        measured = evaluate(protocol, prepared, folders.weights, family, shown)
+        assert measured.by_category == {}
+        assert {"samples.png", "real_and_generated.png", "closest_pairs.png"} <= {path.name for path in shown.iterdir()}
+        write_measurement(out, measured)
+        judged = gate({family: POLICY}, family, out, folders.weights / "model.json")
         assert judged["verdict"] == "PASSED", judged["reasons"]
-        judged = gate({family: [GATE, BY_CATEGORY]}, family, out, folders.weights / "model.json")
-        assert judged["reasons"] == ["by_category.bag.kd_efflite0: missing from the evaluation"]
+        judged = gate({family: BY_CATEGORY}, family, out, folders.weights / "model.json")
+        assert [reason["code"] for reason in judged["reasons"]] == ["NO_CATEGORIES"]
 
+        save_package(folders.weights, {}, project / "packages" / family)
         with mlflow.start_run(run_id=json.loads((folders.reports / "run.json").read_text())["run_id"]):
-            version = package(folders.weights, {}, f"vitrine-{family}", {})
+            version = register(project / "packages" / family, f"vitrine-{family}", {})
         answer = mlflow.pyfunc.load_model(f"models:/vitrine-{family}/{version}").predict(
             pd.DataFrame([{"n": 3, "seed": 5}, {"n": 1, "seed": 6}])
         )

@@ -19,7 +19,7 @@ from components.files import sha256_file
 from components.generative import GenerativeModel, build, load_model, save_model
 from components.models import family_settings
 from components.networks.averaging import Average
-from components.packaging import package
+from components.packaging import register, save_package
 from components.settings import FamilySettings, InitFrom, check
 from components.training import checkpoints
 from components.training.transfer import initialise
@@ -102,8 +102,9 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         tracking.connect()
         for name in FAMILIES:
             saved(name, folder / name)
+            save_package(folder / name, data().attributes, folder / "packages" / name)
             with mlflow.start_run():
-                package(folder / name, data().attributes, f"vitrine-{name}", {})
+                register(folder / "packages" / name, f"vitrine-{name}", {})
         mlflow.MlflowClient().set_registered_model_alias("vitrine-gan", "champion", "1")
         yield folder
     mlflow.set_tracking_uri(before)
