@@ -369,7 +369,7 @@ class TrainSettings(Section):
 
 
 class CopyingSettings(Section):
-    samples: int = Field(ge=20, description="generated images that are looked up among the training photos, at most")
+    samples: int = Field(ge=40, description="generated images that are looked up among the training photos, at most")
     quantile: float = Field(
         gt=0,
         lt=0.5,

@@ -20,17 +20,22 @@ REACH = 2
 """Furthest shift, pixels of thumbnails of half the side: an eighth of it."""
 MIDDLE = SIDE - 4 * REACH
 """Height and width of what is compared: an image's middle, which no such shift has lost."""
-FREQUENCIES = 10
+FREQUENCIES = 7
 """Highest one of the descriptor, in periods per two sides."""
 SCALES = (0.9, 1.0, 1 / 0.9)
 """To which an image is brought: that of a photo it is a crop of, and of one that was cropped out of it."""
+FLIPS: tuple[tuple[int, ...], ...] = ((), (-1,), (-2,), (-2, -1))
 HYPOTHESES = 4
 """Ways to lay an image over a photo, the best ones at half the size, that are tried at full size."""
 CANDIDATES = 16
-"""Training photos that are laid over an image."""
+"""Training photos that are laid over an image, at half the size."""
+REFINED = 4
+"""The best of these, which are laid over it at full size."""
 LEAST_DEVIATION = 2.0
 """Of grey values, of 255: what is flatter has nothing to be compared."""
 IMAGES_AT_ONCE, PHOTOS_AT_ONCE = 50, 10_000
+SEARCHED_AT_ONCE = 250
+"""Images whose candidates are looked for together."""
 BLUR = torch.tensor(((1.0, 2.0, 1.0), (2.0, 4.0, 2.0), (1.0, 2.0, 1.0))) / 16
 LUMA = torch.tensor((0.299, 0.587, 0.114))
 
@@ -85,12 +90,13 @@ def nearest_photos(images_NCHW: Tensor, index: PhotoIndex) -> Neighbours:
         index: of the training photos.
     """
     found = []
-    for images in torch.split(images_NCHW, IMAGES_AT_ONCE):
-        grey_NHW = thumbnails_of(images)
+    for searched in torch.split(images_NCHW, SEARCHED_AT_ONCE):
+        grey_NHW = thumbnails_of(searched)
         zoomed = [_zoomed(grey_NHW, scale) for scale in SCALES]
         rows_NK = _candidates(torch.stack([spectra_of(grey) for grey in zoomed]), index.spectra_NS)
-        versions = [torch.flip(grey, axes) for grey in zoomed for axes in ((), (-1,), (-2,), (-2, -1))]
-        cosines_NK = _best_cosines(torch.stack(versions, dim=1), index.thumbnails_NHW[rows_NK].float())
+        versions_NVHW = torch.stack([torch.flip(grey, axes) for grey in zoomed for axes in FLIPS], dim=1)
+        parts = zip(versions_NVHW.split(IMAGES_AT_ONCE), rows_NK.split(IMAGES_AT_ONCE), strict=True)
+        cosines_NK = torch.cat([_best_cosines(part, index.thumbnails_NHW[rows].float()) for part, rows in parts])
         distances_NK, order_NK = (2 - 2 * cosines_NK).clamp_min(0).sqrt().sort(dim=1)
         found.append((distances_NK, rows_NK.gather(1, order_NK)))
     distances, rows = zip(*found, strict=True)
@@ -170,27 +176,38 @@ def _best_cosines(versions_NVHW: Tensor, photos_NKHW: Tensor) -> Tensor:
     """Highest correlation of the middle of any version with each photo at any shift, (N, K).
 
     The middle, since a shift or a crop lost what was at the border. All shifts are tried at half the
-    size; around the best ones, those of a pixel at full size; around the best of these, of half a pixel.
+    size; of the best photos, around their best ones, those of a pixel at full size.
     """
     count, photos = photos_NKHW.shape[:2]
     versions, steps = versions_NVHW.shape[1], 2 * REACH + 1
     coarse_photos = _windows(avg_pool2d(photos_NKHW, 2), MIDDLE // 2).reshape(count, photos * steps**2, -1)
     coarse = avg_pool2d(versions_NVHW, 2)[..., REACH:-REACH, REACH:-REACH].flatten(2)
-    cosines = (_units(coarse_photos) @ _units(coarse).transpose(1, 2)).unflatten(1, (photos, steps**2))
-    best_NKJ = cosines.flatten(2).topk(HYPOTHESES, dim=2).indices
-    place, version = best_NKJ // versions, best_NKJ % versions
-    middles = versions_NVHW[torch.arange(count)[:, None, None], version]
-    middles = _units(middles[..., 2 * REACH : -2 * REACH, 2 * REACH : -2 * REACH].flatten(-2))
-    rows, columns = 2 * (place // steps), 2 * (place % steps)
-    fine = _units(_nearby(photos_NKHW, rows, columns).flatten(3, 4))
-    best_NK = (fine * middles[..., None, :]).sum(dim=-1).flatten(2).argmax(dim=2, keepdim=True)
-    chosen, shift = best_NK // 9, best_NK % 9
-    rows = (rows.gather(2, chosen) + shift // 3 - 1).clamp(0, 4 * REACH)
-    columns = (columns.gather(2, chosen) + shift % 3 - 1).clamp(0, 4 * REACH)
+    cosines_NKJ = (_units(coarse_photos) @ _units(coarse).transpose(1, 2)).unflatten(1, (photos, -1)).flatten(2)
+    cosines_NK = cosines_NKJ.amax(dim=2)
+    refined_NR = cosines_NK.topk(min(REFINED, photos), dim=1).indices
+    images = torch.arange(count)[:, None]
+    ways_NRJ = cosines_NKJ[images, refined_NR].topk(HYPOTHESES, dim=2).indices
+    middles = _units(versions_NVHW[..., 2 * REACH : -2 * REACH, 2 * REACH : -2 * REACH].flatten(-2))
+    middles = middles[images[..., None], ways_NRJ % versions]
+    place = ways_NRJ // versions
+    refined = _refined(photos_NKHW[images, refined_NR], middles, 2 * (place // steps), 2 * (place % steps))
+    return torch.scatter(cosines_NK, 1, refined_NR, refined)
+
+
+def _refined(photos_NRHW: Tensor, middles_NRJP: Tensor, rows_NRJ: Tensor, columns_NRJ: Tensor) -> Tensor:
+    """Highest correlation (N, R) of the middles with windows near the places where they were found.
+
+    Those a pixel around are tried, and around the best one those of half a pixel.
+    """
+    fine = _units(_nearby(photos_NRHW, rows_NRJ, columns_NRJ).flatten(3, 4))
+    best_NR = (fine @ middles_NRJP[..., None]).flatten(2).argmax(dim=2, keepdim=True)
+    chosen, shift = best_NR // 9, best_NR % 9
+    rows = (rows_NRJ.gather(2, chosen) + shift // 3 - 1).clamp(0, 4 * REACH)
+    columns = (columns_NRJ.gather(2, chosen) + shift % 3 - 1).clamp(0, 4 * REACH)
     # The mean of two neighbouring windows is the one between them.
     mixed = torch.tensor(((0.5, 0.5, 0.0), (0.0, 1.0, 0.0), (0.0, 0.5, 0.5)))
-    halves = torch.einsum("nkabp,ra,sb->nkrsp", _nearby(photos_NKHW, rows, columns)[:, :, 0], mixed, mixed)
-    middle = middles.gather(2, chosen[..., None].expand(-1, -1, -1, middles.shape[-1]))
+    halves = torch.einsum("nkabp,ra,sb->nkrsp", _nearby(photos_NRHW, rows, columns)[:, :, 0], mixed, mixed)
+    middle = middles_NRJP.gather(2, chosen[..., None].expand(-1, -1, -1, middles_NRJP.shape[-1]))
     return (_units(halves).flatten(2, 3) * middle).sum(dim=-1).amax(dim=2)
 
 

@@ -80,7 +80,7 @@ class RealSide:
         return self._known
 
     def _within_all(self) -> Tensors:
-        found = {}
+        found: Tensors = {}
         usable = _usable(self.features_ND)
         for name, rows in self._subsets.items():
             cloud = self._cloud.of_rows(rows)
@@ -95,7 +95,7 @@ class RealSide:
 
     @cached_property
     def _origin(self) -> Tensor:
-        return self.features_ND.double().mean(dim=0)
+        return self.features_ND[_usable(self.features_ND)].double().mean(dim=0)
 
     @cached_property
     def _cloud(self) -> Cloud:
@@ -106,7 +106,7 @@ class RealSide:
 
     def _moments_estimates(self, fake_ND: Tensor) -> dict[str, Estimate]:
         kinds, known = ("frechet", "frechet_limit"), self.known()
-        if "mean" not in known or not (self._are_enough(self._subsets[WHOLE], 2 * GROUPS) and _usable(fake_ND).all()):
+        if "mean" not in known or not (self._are_enough(self._subsets[WHOLE], GROUPS) and _usable(fake_ND).all()):
             return dict.fromkeys(kinds, UNKNOWN)
         real = Moments(self.features_ND, self.groups_N, Fit(known["mean"], known["factor"]))
         values = frechet_estimates(real, HalvedMoments.of(fake_ND, self.groups_N))
@@ -144,4 +144,5 @@ def measure(
 
 def _usable(features_ND: Tensor) -> Tensor:
     """Per image; False also for features that are so large that their products overflow."""
-    return torch.linalg.vector_norm(features_ND, dim=1) <= LARGEST
+    usable_N: Tensor = torch.linalg.vector_norm(features_ND, dim=1) <= LARGEST
+    return usable_N

@@ -10,7 +10,8 @@ from components.copying.three_sample import copying_score, fit_cells, nearest_ce
 def test_is_the_weighted_mean_of_mann_and_whitneys_z() -> None:
     generator = np.random.default_rng(0)
     held, fake = generator.random(300), generator.random(200) + 0.1
-    held_cells, fake_cells = np.arange(300) % 3, np.arange(200) % 2  # the third cell has no sample
+    held_cells = np.array([0, 1, 1, 2])[np.arange(300) % 4]
+    fake_cells = np.arange(200) % 2  # the third cell has no sample
     scores, weights = [], []
     for cell in (0, 1):
         one, other = fake[fake_cells == cell], held[held_cells == cell]

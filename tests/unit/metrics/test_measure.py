@@ -72,7 +72,9 @@ def test_a_category_has_the_metrics_that_need_few_images() -> None:
         {},
         settings(),
     )
-    assert {name: alone[name] for name in names} == by_category["boot"]
+    for name in names:
+        one, other = alone[name], by_category["boot"][name]
+        assert_close((one.value, *one.replicates), (other.value, *other.replicates), rtol=1e-5, atol=1e-6)
     assert alone["kd_efflite0"] != found["kd_efflite0"]
 
 
@@ -92,6 +94,18 @@ def test_a_second_model_gets_what_it_gets_alone() -> None:
     assert_close(found["fd_efflite0"].value, distance, rtol=1e-9, atol=0)
 
 
+def test_what_is_known_of_real_photos_can_be_kept() -> None:
+    kept = RealSide(REAL.features_ND, GROUPS_N, POSITIONS, settings()).known()
+    again = RealSide(REAL.features_ND, GROUPS_N, POSITIONS, settings(), known=kept)
+    assert again.known() == kept
+    found, by_category = again.measure(features(3))
+    assert (found, by_category["boot"]) == (measured(features(3))[0], measured(features(3))[1]["boot"])
+    # It is used, and not computed anew.
+    other = {name: torch.zeros_like(tensor) if name.startswith("radii/") else tensor for name, tensor in kept.items()}
+    nowhere, _ = RealSide(REAL.features_ND, GROUPS_N, POSITIONS, settings(), known=other).measure(features(3))
+    assert nowhere["precision_efflite0"].value == 0.0
+
+
 def with_one(bad: float) -> Tensor:
     broken = features().features_ND.clone()
     broken[0, 3] = bad  # of a bag
@@ -105,6 +119,14 @@ def test_a_broken_generator_gets_no_numbers(bad: float) -> None:
     assert unknown(by_category["bag"]) == set(by_category["bag"])
     # The boots are as they were.
     assert by_category["boot"] == measured(features())[1]["boot"]
+
+
+def test_a_broken_real_photo_spoils_its_category_alone() -> None:
+    real = Features(with_one(math.nan), REAL.logits_NK)
+    found, by_category = measure(real, features(9), GROUPS_N, POSITIONS, settings())
+    assert unknown(found) == set(found) - {"is_efflite0"}
+    assert unknown(by_category["bag"]) == set(by_category["bag"])
+    assert complete(by_category["boot"]) == set(by_category["boot"])
 
 
 def test_broken_logits_have_no_score() -> None:
