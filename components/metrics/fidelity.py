@@ -72,10 +72,10 @@ def measure_fidelity(
         positions: rows of each category.
 
     Returns:
-        Estimates over all images, and per category; nothing without a judge.
+        Estimates over all images, and per category; nothing without attributes.
     """
     columns = {name: column for column, name in enumerate(attributes) if f"codes/{name}" in judges}
-    if not columns:
+    if not attributes:
         return {}, {category: {} for category in positions}
     wanted_NA = torch.from_numpy(conditions_NA)
     real, fake = (
@@ -102,7 +102,8 @@ def _right(judges: Judges, features_ND: Tensor, wanted: Mapping[str, Tensor]) ->
         weights = judges[f"weights/{name}"]
         found_N = judges[f"codes/{name}"][(features_ND @ weights[:-1] + weights[-1]).argmax(dim=1)]
         right[f"condition_fidelity_{name}"] = (found_N == wanted_N) * known_N
-    total = torch.stack(list(right.values())).prod(dim=0)
+    # Where no attribute has a second value, nothing can be wrong.
+    total = torch.stack([known_N, *right.values()]).prod(dim=0)
     return {"condition_fidelity": total, **(right if len(right) > 1 else {})}
 
 

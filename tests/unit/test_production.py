@@ -17,7 +17,8 @@ from components.errors import InputError
 from components.files import sha256_file
 from components.generative import load_card
 from components.packaging import register, save_package
-from components.production import DIGEST, check_package, load_production
+from components.production import check_package, load_production
+from components.registry.weights import DIGEST
 from components.signing import REQUIRE, make_keys, sign
 from tests.packages import write_model
 from tests.project import SOURCE

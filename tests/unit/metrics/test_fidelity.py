@@ -95,6 +95,18 @@ def test_one_judged_attribute_has_one_metric() -> None:
     assert set(overall) == {"condition_fidelity"}
 
 
+def test_where_nothing_can_be_wrong_all_images_are_right() -> None:
+    """A shop with one category: the policy's check by category must not fail for want of a choice."""
+    conditions = np.zeros((60, 1), np.int64)
+    judges = fit_judges(torch.randn(30, 5), conditions[:30], ("category",))
+    positions = {"bag": torch.arange(60)}
+    overall, by_category = measure_fidelity(
+        judges, torch.randn(60, 5), torch.randn(60, 5), conditions, ("category",), torch.arange(60) % 20, positions
+    )
+    assert overall["condition_fidelity"].interval == (1.0, 1.0)
+    assert by_category["bag"]["condition_fidelity"].floor == 1.0
+
+
 def test_a_value_without_photos_and_one_with_a_single_photo() -> None:
     conditions = train_conditions()
     kept = np.flatnonzero((conditions[:, 1] != 2) & (conditions[:, 1] != 1) | (np.arange(600) == 2))
