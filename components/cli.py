@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_reason(command)
     command = add("rollback", _rollback, "make the previous champion champion again")
     command.add_argument("--expect-champion", metavar="V", help="refuse unless this version is champion")
+    command.add_argument("--to", metavar="V", help="an earlier champion (default: the previous one)")
     _add_reason(command)
     command = add("override", _override, "answer for a version whose gate failed, so that it can be promoted")
     command.add_argument("version", metavar="VERSION")
@@ -97,7 +98,7 @@ def _promote(args: argparse.Namespace) -> None:
 
 
 def _rollback(args: argparse.Namespace) -> None:
-    outcome = rollback(args.name, why=args.why, who=args.who, expect_champion=args.expect_champion)
+    outcome = rollback(args.name, why=args.why, who=args.who, expect_champion=args.expect_champion, to=args.to)
     _tell_outcome("rolled back", outcome, args.json)
 
 

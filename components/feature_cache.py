@@ -17,6 +17,7 @@ from components.dataset import Split
 from components.errors import InputError
 from components.features import FeatureExtractor, Features, extract
 from components.files import cache_folder, written_whole
+from components.protocol import VERSION
 from components.sampling import real_images
 
 KEPT = 4
@@ -129,6 +130,8 @@ def cached(series: Mapping[str, str], version: Mapping[str, str], compute: Compu
         InputError: the folder cannot be written.
     """
     folder = cache_folder("features")
+    # What older code has computed may mean something else.
+    series = {**series, "code": str(VERSION)}
     prefix, key = _name(series), {**series, **version}
     path = folder / f"{prefix}-{_name(key)}.safetensors"
     try:

@@ -5,7 +5,7 @@ distribution of categories.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,20 +14,22 @@ import torch
 from torch import Tensor
 
 from components.copying.measure import ClosestPair, Copying, Looked, TrainingPhotos, measure_copying
-from components.feature_cache import Tensors, cached, cached_features, network_key, rows_key
+from components.dataset import DatasetInfo
+from components.feature_cache import Tensors
 from components.features import FeatureExtractor, Features, build_extractor, extract
 from components.generative import GenerativeModel, Reconstructs
 from components.measurement import GROUPS, Estimate, Estimates, Measurement
 from components.metrics.diversity import measure_diversity
-from components.metrics.fidelity import Judges, fit_judges, measure_fidelity
-from components.metrics.measure import RealSide
+from components.metrics.fidelity import measure_fidelity
 from components.metrics.reconstruction import reconstruction_estimates
 from components.metrics.sharpness import laplacian_variance, sharpness_ratio
 from components.pictures import ClosePair
 from components.protocol import Protocol
-from components.references import References, load_references, matching_rows
-from components.sampling import Reconstructions, Samples, real_images
+from components.real_photos import RealPhotos, floor_name, floors_of, judges_of, see_real
+from components.references import References, load_references
+from components.sampling import Reconstructions, Samples
 from components.settings import EvaluateSettings
+from components.sheets import category_attribute
 
 ByCategory = dict[str, Estimates]
 
@@ -60,24 +62,6 @@ class _Generated:
     nonfinite: int
 
 
-@dataclass(frozen=True)
-class _Real:
-    """What is known of the real photos.
-
-    Attributes:
-        held_out: what the network sees of the measured photos; train: of training photos.
-        side: the measured photos, ready to be compared with.
-        sharpness_N: variance of each measured photo's Laplacian.
-        key: which photos and which network it is: what follows from them is kept under it.
-    """
-
-    held_out: Features
-    train: Features
-    side: RealSide
-    sharpness_N: Tensor
-    key: dict[str, str]
-
-
 def measure_model(
     model: GenerativeModel,
     weights_sha256: str,
@@ -104,7 +88,7 @@ def measure_model(
     device = device or default_device()
     model = model.to(device).eval()
     extractor = build_extractor(settings).to(device)
-    real = _see_real(extractor, references, settings)
+    real = see_real(extractor, references, settings)
     generated = _generate(model, references, extractor, settings)
     print(f"evaluate: metrics of {len(references.rows)} real and as many generated images", flush=True)
     metrics, by_category = _compared(real, generated, references, settings)
@@ -114,6 +98,8 @@ def measure_model(
         unknown = Estimate(math.nan)
         metrics = dict.fromkeys(metrics, unknown)
         by_category = {category: dict.fromkeys(found, unknown) for category, found in by_category.items()}
+    # A category without a held-out photo was not measured, which whoever asks by category must see.
+    by_category |= {category: {} for category in _categories(references.info) if category not in by_category}
     metrics["nonfinite_samples"] = Estimate(generated.nonfinite, (float(generated.nonfinite),) * GROUPS, 0.0)
     metrics |= _reconstructed(model, references)
     protocol = _protocol(settings, extractor, references).text
@@ -122,43 +108,13 @@ def measure_model(
     )
 
 
+def _categories(info: DatasetInfo) -> tuple[str, ...]:
+    return info.attributes[category_attribute(info.attributes)] if info.attributes else ()
+
+
 def default_device() -> torch.device:
     """A GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _see_real(extractor: FeatureExtractor, references: References, settings: EvaluateSettings) -> _Real:
-    """What of the photos goes through the network, from the cache if it is there."""
-    digest, size = references.info.digest, settings.batch_size
-    held_out = cached_features(
-        extractor,
-        references.held_out,
-        references.rows,
-        dataset_digest=digest,
-        name=settings.split,
-        batch_size=size,
-        logits=True,
-        pairs=True,
-    )
-    train = cached_features(
-        extractor, references.train, references.train_rows, dataset_digest=digest, name="train", batch_size=size
-    )
-    key = {
-        **network_key(extractor),
-        **rows_key(digest, references.rows),
-        "split": settings.split,
-        "train": rows_key(digest, references.train_rows)["rows"],
-    }
-    side = _side(held_out, references, settings, key)
-    return _Real(held_out, train, side, _sharpness(real_images(references.held_out, references.rows)), key)
-
-
-def _side(held_out: Features, references: References, settings: EvaluateSettings, key: dict[str, str]) -> RealSide:
-    place = (held_out.features_ND, references.groups_N, references.positions, settings)
-    version = {**key, "neighbours": str(settings.neighbours), "seed": str(settings.seed)}  # the groups are dealt by it
-    return RealSide(
-        *place, known=cached({"of": "distances among real photos"}, version, lambda _: RealSide(*place).known())
-    )
 
 
 def _generate(
@@ -185,20 +141,16 @@ def _generate(
     return _Generated(features, torch.cat(sharpness), torch.cat(looked_up), samples.nonfinite)
 
 
-def _sharpness(chunks: Iterable[Tensor]) -> Tensor:
-    return torch.cat([laplacian_variance(chunk_NCHW) for chunk_NCHW in chunks])
-
-
 def _compared(
-    real: _Real, generated: _Generated, references: References, settings: EvaluateSettings
+    real: RealPhotos, generated: _Generated, references: References, settings: EvaluateSettings
 ) -> tuple[Estimates, ByCategory]:
     """All that is told by setting generated images against real ones of the same conditions."""
     metrics, by_category = real.side.measure(generated.features)
-    floors = _floors(real, references, settings)
+    floors = floors_of(real, references, settings)
     metrics = _with_floors(metrics, floors, "")
     by_category = {category: _with_floors(found, floors, category) for category, found in by_category.items()}
     positions, groups_N, attributes = references.positions, references.groups_N, list(references.info.attributes)
-    judges = _judges(real, references, attributes)
+    judges = judges_of(real, references, attributes)
     parts = [
         measure_diversity(real.held_out, generated.features, groups_N, positions),
         measure_fidelity(
@@ -222,50 +174,16 @@ def _compared(
     return metrics, by_category
 
 
-def _judges(real: _Real, references: References, attributes: list[str]) -> Judges:
-    conditions_NA = references.train.conditions_NA[references.train_rows]
-
-    def compute(_: Tensors | None) -> Tensors:
-        print("evaluate: training the classifiers that judge conditions, on real photos", flush=True)
-        return fit_judges(real.train.features_ND, conditions_NA, attributes)
-
-    return cached({"of": "judges of conditions"}, real.key, compute)
-
-
 def _with_floors(metrics: Estimates, floors: Tensors, category: str) -> Estimates:
-    found = {name: floors.get(_floor_name(category, name)) for name in metrics}
+    found = {name: floors.get(floor_name(category, name)) for name in metrics}
     return {
         name: estimate if (floor := found[name]) is None else replace(estimate, floor=float(floor))
         for name, estimate in metrics.items()
     }
 
 
-def _floors(real: _Real, references: References, settings: EvaluateSettings) -> Tensors:
-    """What training photos in place of generated images reach: no model should be expected to do better."""
-    chosen = matching_rows(references)
-    if chosen is None:
-        return {}
-    key = {**real.key, "neighbours": str(settings.neighbours), "seed": str(settings.seed)}
-
-    def compute(_: Tensors | None) -> Tensors:
-        print("evaluate: floors: real training photos in place of generated images", flush=True)
-        # Class scores are kept of held-out photos alone: those are the score's own floor.
-        photos = Features(real.train.features_ND[chosen], real.held_out.logits_NK, torch.empty(0))
-        metrics, by_category = real.side.measure(photos)
-        named = {_floor_name("", name): estimate for name, estimate in metrics.items()}
-        for category, found in by_category.items():
-            named |= {_floor_name(category, name): estimate for name, estimate in found.items()}
-        return {name: torch.tensor(estimate.value, dtype=torch.float64) for name, estimate in named.items()}
-
-    return cached({"of": "floors"}, key, compute)
-
-
-def _floor_name(category: str, metric: str) -> str:
-    return f"{category}/{metric}"
-
-
 def _copying(
-    real: _Real,
+    real: RealPhotos,
     generated: _Generated,
     references: References,
     settings: EvaluateSettings,

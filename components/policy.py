@@ -128,6 +128,9 @@ def judge_against(measured: Measurement, policy: GatePolicy, baseline: Baseline 
         )
         return Verdict((*own.reasons, *([held] if policy.first_model == "hold" else [])), own.checks)
     stale = _baseline_faults(measured, baseline)
+    if not policy.champion:
+        text = "the policy's champion holds no comparison; it replaces no champion"
+        stale.append(Reason(Code.EMPTY_POLICY, text))
     compared = [_compare(measured.metrics, baseline, check) for check in policy.champion] if not stale else []
     against = _verdict(stale, compared)
     return Verdict(own.reasons + against.reasons, own.checks + against.checks)

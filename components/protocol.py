@@ -11,6 +11,12 @@ from components.measurement import GROUPS
 VERSION = 2
 """Raised when the code changes so that the same settings give other numbers."""
 
+FIELDS = (
+    *("version", "features", "weights", "resolution", "resize", "split", "samples", "seed", "k", "train", "copies"),
+    *("groups", "model", "dataset"),
+)
+"""Names in `Protocol.text`."""
+
 _FIELD, _VALUE = "; ", "="
 
 
@@ -100,9 +106,14 @@ def assert_known(text: str) -> None:
     Raises:
         InputError: it is.
     """
-    version = _parsed(text)["version"]
+    found = _parsed(text)
+    version = found["version"]
     if version != str(VERSION):
         raise InputError(f"measured under protocol version {version}, this code knows {VERSION}; run `dvc repro`")
+    if found.keys() != set(FIELDS):
+        raise InputError(
+            f"{text!r} is no protocol: it has {sorted(found)}, known are {sorted(FIELDS)}; run `dvc repro`"
+        )
 
 
 def _parsed(text: str) -> dict[str, str]:

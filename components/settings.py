@@ -445,7 +445,9 @@ class GatePolicy(Section):
     memorisation: list[GateCheck] = Field(
         min_length=1, description="against copies of training photos; never empty, and no override lifts it silently"
     )
-    champion: list[ChampionCheck] = Field(description="against the champion, measured again on the same photos")
+    champion: list[ChampionCheck] = Field(
+        min_length=1, description="against the champion, measured again on the same photos"
+    )
     first_model: Literal["promote", "hold"] = Field(
         description="without a champion to compare with: promote what passes the rest, or leave it to somebody"
     )

@@ -77,7 +77,11 @@ def summary(run: FlowRun, result: dict[str, Any], services: ServiceSettings) -> 
         lines += [f"  {model['family']:<10} gate {model['verdict']}, {model['action']}; {champion}: {model['reason']}"]
         report = f", also at {model['report']}" if model.get("report") else ""
         lines += [f"  {'':<10} report: reports/{model['family']}/report.html{report}"]
-    lines += [f"  data       {path}, also at {address}" for path, address in result["pages"].items()]
+    lines += [
+        f"  data       {path}, also at {address}"
+        for path, address in result["pages"].items()
+        if not path.endswith("/report.html")  # a model's, told above
+    ]
     lines += [f"  MLflow     {runs_page(services.mlflow_url)}", f"  Prefect    {services.prefect_url}"]
     return "\n".join(lines)
 

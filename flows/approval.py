@@ -10,8 +10,8 @@ class Approval(RunInput):
     """The form that Prefect's page shows when somebody resumes the run."""
 
     promote: bool = Field(description="yes: this version becomes champion; no: it stays where it is")
-    who: str = Field(min_length=1, description="your name: it is kept in the history")
-    why: str = Field(min_length=1, description="what you looked at; kept as well")
+    who: str = Field(min_length=1, max_length=200, description="your name: it is kept in the history")
+    why: str = Field(min_length=1, max_length=1000, description="what you looked at; kept as well")
 
 
 async def ask(family: str, description: str, timeout: int) -> Approval | None:

@@ -11,6 +11,7 @@ from prefect.states import Completed, Failed
 from components.errors import InputError
 from components.notify import Event, notify
 from components.registry import promotion, verdicts
+from components.registry.entries import as_markdown
 from components.registry.promotion import Outcome
 
 
@@ -68,7 +69,7 @@ async def override(name: str, version: str, who: str, why: str, until: str) -> S
     except InputError as error:
         return Failed(name="Refused", message=str(error))
     title = f"{name}: the gate's verdict on version {version} is overridden until {entry.until}"
-    return await _left("override", title, f"{title}\n\n{why}\n\nby {entry.who}, {entry.when}")
+    return await _left("override", title, f"{title}\n\n{as_markdown(why)}\n\nby {as_markdown(entry.who)}, {entry.when}")
 
 
 def _flow_run() -> str:
@@ -81,7 +82,10 @@ async def _told(event: Event, outcome: Outcome, why: str) -> State[Any]:
     if outcome.repeated:
         return Completed(message=f"{title}: that was done on {entry.when} by {entry.who}")
     return await _left(
-        event, title, f"{title}\n\n{why}\n\nby {entry.who}, {entry.when}; champion is {outcome.champion or 'none'}"
+        event,
+        title,
+        f"{title}\n\n{as_markdown(why)}\n\nby {as_markdown(entry.who)}, {entry.when}; "
+        f"champion is {outcome.champion or 'none'}",
     )
 
 

@@ -9,10 +9,11 @@ from typing import Any
 
 from prefect import runtime, task
 from prefect.artifacts import create_markdown_artifact
+from prefect.logging import get_run_logger
 
+from components.errors import InputError
 from components.notify import notify
 from components.registry.promotion import promote
-from components.registry.refusals import RefusalError
 from components.settings import PromoteSettings
 from flows.approval import ask
 from flows.lockfile import bring_outputs, read_entries
@@ -76,6 +77,12 @@ async def promote_passed(decision: Release, settings: PromoteSettings) -> Releas
     who, why = f"retrain {runtime.flow_run.get_name()}", decision["reason"]
     if settings.approval == "human":
         await asyncio.to_thread(notify, "approval wanted", _title(decision), _markdown(decision))
+        get_run_logger().warning(
+            "%s waits for somebody's approval, for %s seconds at most: %s",
+            _title(decision),
+            settings.approval_timeout,
+            runtime.flow_run.get_ui_url() or "see Prefect's page of this run",
+        )
         answer = await ask(decision["family"], _markdown(decision), settings.approval_timeout)
         if answer is None:
             return _kept(decision, f"nobody decided within {settings.approval_timeout} seconds")
@@ -86,7 +93,7 @@ async def promote_passed(decision: Release, settings: PromoteSettings) -> Releas
         await asyncio.to_thread(
             promote, decision["name"], decision["version"], expect_champion=decision["champion"], who=who, why=why
         )
-    except RefusalError as error:
+    except InputError as error:
         return _kept(decision, str(error))
     return {**decision, "action": "promoted", "champion": decision["version"], "reason": why}
 

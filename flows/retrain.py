@@ -168,8 +168,12 @@ async def _release(judged: Release, settings: PromoteSettings) -> Release:
     """Carries the decision out, and tells of it."""
     if judged["action"] == "failed":
         return judged
-    decision = await promote_passed(judged, settings)
-    await tell(decision)
+    try:
+        decision = await promote_passed(judged, settings)
+        await tell(decision)
+    except Exception as error:  # one model's trouble must not stop the others
+        get_run_logger().exception("%s was judged, but not released", judged["family"])
+        return {**judged, "action": "failed", "reason": f"{type(error).__name__}: {error}"}
     return decision
 
 

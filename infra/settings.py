@@ -43,7 +43,7 @@ OTHERS = (
     "VITRINE_SIGNING_KEY",
     "VITRINE_USER",
 )
-"""Variables of other parts of the project: folders of downloads and data sets, places of checkpoints and keys, people."""
+"""Variables of other parts of the project: folders of downloads and data sets, places of checkpoints and keys."""
 
 Port = Annotated[int, Field(ge=1, le=65535)]
 

@@ -16,7 +16,7 @@ command -v "$python" > /dev/null || fail "$python: not found; install Python 3.1
 # Debian and Ubuntu keep ensurepip in a package of its own.
 if ! "$python" -c 'import ensurepip, venv' 2> /dev/null; then
     if [ "$(id -u)" = 0 ] && command -v apt-get > /dev/null; then
-        echo "installing python3-venv, without which $python makes no virtual environment"
+        echo "installing python3-venv, without which $python makes no virtual environment" >&2
         version=$("$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
         apt-get update -qq && apt-get install -y -qq "python$version-venv" > /dev/null
     else
@@ -24,7 +24,8 @@ if ! "$python" -c 'import ensurepip, venv' 2> /dev/null; then
     fi
 fi
 
-echo "making .venv; the first time this downloads about 1 GB"
+# To stderr: stdout may be what `make -s env` is evaluated from.
+echo "making .venv; the first time this downloads about 1 GB, and takes some minutes" >&2
 test -x .venv/bin/python || "$python" -m venv .venv
 pip=(.venv/bin/python -m pip --disable-pip-version-check install --quiet --progress-bar off)
 "${pip[@]}" --no-deps --require-hashes -r requirements.lock

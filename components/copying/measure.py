@@ -115,8 +115,8 @@ def measure_copying(
     by pixels; the latter also finds what was shifted, flipped, cropped or recoloured.
 
     `duplicates` is the share of images with another generated image within DUPLICATE of what all but
-    that share of held-out photos keep to each other. `copying_ct` is in standard errors already: it has no
-    further uncertainty, and its replicates equal it.
+    that share of held-out photos keep to each other. Replicates leave a group
+    out of generated and held-out photos.
 
     Args:
         train: training photos.
@@ -145,7 +145,7 @@ def measure_copying(
         name: _share_nearer(*pair, groups_N, settings.quantile, DUPLICATE if name == "duplicates" else 1.0)
         for name, pair in names.items()
     }
-    score = _score(held, reference["cells"], found, nearest_cells(fake.features_ND, reference["centres"]))
+    score = _score(held, reference["cells"], found, nearest_cells(fake.features_ND, reference["centres"]), groups_N)
     return Copying({**metrics, "copying_ct": score}, closest)
 
 
@@ -217,6 +217,15 @@ def _share_nearer(found_N: Tensor, held_N: Tensor, groups_N: Tensor, quantile: f
     return Estimate(shares[0], tuple(shares[1:]), floor=float((held_N <= limit(kept[0])).double().mean()))
 
 
-def _score(held: _Distances, held_cells_N: Tensor, found: _Distances, found_cells_N: Tensor) -> Estimate:
-    score = copying_score(held.by_features_N, held_cells_N, found.by_features_N, found_cells_N)
-    return Estimate(score, (score,) * GROUPS if math.isfinite(score) else (), floor=0.0)
+def _score(
+    held: _Distances, held_cells_N: Tensor, found: _Distances, found_cells_N: Tensor, groups_N: Tensor
+) -> Estimate:
+    """C_T, and without each group of both."""
+
+    def of(rows: Tensor) -> float:
+        return copying_score(
+            held.by_features_N[rows], held_cells_N[rows], found.by_features_N[rows], found_cells_N[rows]
+        )
+
+    everything = torch.ones(len(groups_N), dtype=torch.bool)
+    return Estimate(of(everything), tuple(of(groups_N != group) for group in range(GROUPS)), floor=0.0)

@@ -176,13 +176,14 @@ def _best_cosines(versions_NVHW: Tensor, photos_NKHW: Tensor) -> Tensor:
     """Highest correlation of the middle of any version with each photo at any shift, (N, K).
 
     The middle, since a shift or a crop lost what was at the border. All shifts are tried at half the
-    size; of the best photos, around their best ones, those of a pixel at full size.
+    size; of the best photos, around their best ones, those of a pixel at full size. The sign does not
+    count: a negative of a photo is a copy too.
     """
     count, photos = photos_NKHW.shape[:2]
     versions, steps = versions_NVHW.shape[1], 2 * REACH + 1
     coarse_photos = _windows(avg_pool2d(photos_NKHW, 2), MIDDLE // 2).reshape(count, photos * steps**2, -1)
     coarse = avg_pool2d(versions_NVHW, 2)[..., REACH:-REACH, REACH:-REACH].flatten(2)
-    cosines_NKJ = (_units(coarse_photos) @ _units(coarse).transpose(1, 2)).unflatten(1, (photos, -1)).flatten(2)
+    cosines_NKJ = (_units(coarse_photos) @ _units(coarse).transpose(1, 2)).abs().unflatten(1, (photos, -1)).flatten(2)
     cosines_NK = cosines_NKJ.amax(dim=2)
     refined_NR = cosines_NK.topk(min(REFINED, photos), dim=1).indices
     images = torch.arange(count)[:, None]
@@ -200,7 +201,7 @@ def _refined(photos_NRHW: Tensor, middles_NRJP: Tensor, rows_NRJ: Tensor, column
     Those a pixel around are tried, and around the best one those of half a pixel.
     """
     fine = _units(_nearby(photos_NRHW, rows_NRJ, columns_NRJ).flatten(3, 4))
-    best_NR = (fine @ middles_NRJP[..., None]).flatten(2).argmax(dim=2, keepdim=True)
+    best_NR = (fine @ middles_NRJP[..., None]).abs().flatten(2).argmax(dim=2, keepdim=True)
     chosen, shift = best_NR // 9, best_NR % 9
     rows = (rows_NRJ.gather(2, chosen) + shift // 3 - 1).clamp(0, 4 * REACH)
     columns = (columns_NRJ.gather(2, chosen) + shift % 3 - 1).clamp(0, 4 * REACH)
@@ -208,7 +209,7 @@ def _refined(photos_NRHW: Tensor, middles_NRJP: Tensor, rows_NRJ: Tensor, column
     mixed = torch.tensor(((0.5, 0.5, 0.0), (0.0, 1.0, 0.0), (0.0, 0.5, 0.5)))
     halves = torch.einsum("nkabp,ra,sb->nkrsp", _nearby(photos_NRHW, rows, columns)[:, :, 0], mixed, mixed)
     middle = middles_NRJP.gather(2, chosen[..., None].expand(-1, -1, -1, middles_NRJP.shape[-1]))
-    return (_units(halves).flatten(2, 3) * middle).sum(dim=-1).amax(dim=2)
+    return (_units(halves).flatten(2, 3) * middle).sum(dim=-1).abs().amax(dim=2)
 
 
 def _nearby(photos_NKHW: Tensor, rows_NKJ: Tensor, columns_NKJ: Tensor) -> Tensor:

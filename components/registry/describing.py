@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 
 from mlflow import MlflowClient
 
-from components.registry.entries import Judged, MovedByHand, Overridden, Promoted, RolledBack, iso
+from components.registry.entries import Judged, MovedByHand, Overridden, Promoted, RolledBack, as_markdown, iso
 from components.registry.journal import Journal
 from components.registry.refusals import shown
 from components.registry.state import State, fold, last_override, override_in_force
@@ -47,7 +47,7 @@ def description(state: State, version: str, now: datetime) -> str:
     judged, override = state.judged.get(version), last_override(state, version)
     parts = ["**Not judged.**" if judged is None else f"**{judged.verdict}**{_after_word(judged)}"]
     if override is not None:
-        parts.append(f"**Override**: {describe_override(state, override, now)}")
+        parts.append(f"**Override**: {as_markdown(describe_override(state, override, now))}")
     parts.append(_fate(state, version))
     if judged is not None:
         compared = f"champion {judged.baseline}" if judged.baseline else "no champion"
@@ -93,7 +93,7 @@ def _fate(state: State, version: str) -> str:
     if not touching:
         return "Never champion."
     last = touching[-1]
-    by = f"on {last.when} by {last.who}: {last.why}"
+    by = f"on {last.when} by {as_markdown(last.who)}: {as_markdown(last.why)}"
     if last.to_version == version:
         word = {
             Promoted: "Champion: promoted",

@@ -4,6 +4,7 @@ An entry is the value of an MLflow parameter, so it has to fit in `LIMIT` charac
 """
 
 import getpass
+import re
 import socket
 import uuid
 from datetime import UTC, datetime
@@ -176,6 +177,11 @@ def line(name: str, text: str, limit: int) -> str:
     if not joined.isprintable():
         raise InputError(f"{name}: {joined[:60]!a} holds signs that cannot be shown; give plain text")
     return joined
+
+
+def as_markdown(text: str) -> str:
+    """Somebody's words, with a backslash before every sign that Markdown would take for its own."""
+    return re.sub(r"([\\`*_{}\[\]()#+!|<>~&-])", r"\\\1", text)
 
 
 def author() -> str:

@@ -1,14 +1,13 @@
 """Writes an override into what was logged about a version before: its report and its model card."""
 
 import html
-import re
 import tempfile
 from pathlib import Path
 
 import mlflow
 from mlflow import MlflowClient
 
-from components.registry.entries import Overridden
+from components.registry.entries import Overridden, as_markdown
 from components.registry.weights import model_version
 
 PAGE, CARD = "report.html", "model_card.md"
@@ -42,9 +41,6 @@ def _marked_page(page: str, override: Overridden) -> str:
 
 
 def _marked_card(card: str, override: Overridden) -> str:
-    # Signs that Markdown would take for its own.
-    who, until, why = (
-        re.sub(r"([\\`*_{}\[\]()#+!|<>~&-])", r"\\\1", text) for text in (override.who, override.until, override.why)
-    )
+    who, until, why = (as_markdown(text) for text in (override.who, override.until, override.why))
     title, rest = card.split("\n", 1)
     return f"{title}\n\n> **Overridden** by {who} until {until}: {why}\n{rest}"

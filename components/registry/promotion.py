@@ -11,6 +11,9 @@ from components.registry.refusals import ConflictError, RefusalError, shown
 from components.registry.state import Reign, State, fold, override_in_force
 from components.registry.weights import check_weights, find_version, model_version
 
+NEVER_LIFTED = ("OTHER_WEIGHTS", "UNREADABLE", "UNKNOWN_PROTOCOL")
+"""Failures that leave nothing to answer for: what was judged is not this version, or not known."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -77,7 +80,9 @@ def promote(
             return _finished(journal, entry)
 
 
-def rollback(name: str, *, why: str, who: str | None = None, expect_champion: str | None = None) -> Outcome:
+def rollback(
+    name: str, *, why: str, who: str | None = None, expect_champion: str | None = None, to: str | None = None
+) -> Outcome:
     """Makes the previous champion champion again; twice goes two back.
 
     Where the alias was moved by hand, this goes to the last champion before that. A rollback that was
@@ -85,6 +90,7 @@ def rollback(name: str, *, why: str, who: str | None = None, expect_champion: st
 
     Args:
         expect_champion: refuse unless this one is champion; None: whichever is.
+        to: an earlier champion, where the previous one's weights are damaged, say; None: the previous one.
 
     Raises:
         ConflictError: the champion is not the expected one, or another process has changed it meanwhile.
@@ -102,7 +108,7 @@ def rollback(name: str, *, why: str, who: str | None = None, expect_champion: st
         expected = expected or state.champion
         if state.champion != expected or expect_champion not in (None, state.champion.version):
             raise ConflictError(name, expect_champion or expected.version, state.champion.version, _how(state))
-        target, skipped = _target(name, state)
+        target, skipped = _target(name, state, to)
         sha256 = check_weights(name, _version(target), target.weights_sha256)
         entry = RolledBack(
             **stamp(state.next_number, who, why),
@@ -160,6 +166,13 @@ def _permission(name: str, state: State, version: str, expected: str | None) -> 
         )
     override = None
     if judged.verdict != "PASSED":
+        if lasting := [failure for failure in judged.failures if failure.split()[0] in NEVER_LIFTED]:
+            raise RefusalError(
+                "GATE_FAILED",
+                f"{name}: version {version}: {describe_verdict(judged)}. No override lifts {lasting}: run `dvc repro` "
+                "and let the gate judge it again",
+                failures=list(judged.failures),
+            )
         override = override_in_force(state, version, datetime.now(UTC))
         if override is None:
             raise _gate_failed(name, judged)
@@ -199,15 +212,19 @@ def _unfinished_rollback(journal: Journal) -> RolledBack | None:
     return unfinished if isinstance(unfinished, RolledBack) else None
 
 
-def _target(name: str, state: State) -> tuple[Reign, tuple[str, ...]]:
-    """The champion to go back to, and those that are in the registry no more."""
+def _target(name: str, state: State, to: str | None) -> tuple[Reign, tuple[str, ...]]:
+    """The champion to go back to, and those that were passed over."""
     skipped = list[str]()
     for reign in reversed(state.earlier):
         if reign.version == state.champion.version:
             continue
-        if find_version(name, _version(reign)) is not None:
+        if to in (None, reign.version) and find_version(name, _version(reign)) is not None:
             return reign, tuple(skipped)
         skipped.append(_version(reign))
+    if to is not None and skipped:
+        raise RefusalError(
+            "NO_EARLIER_CHAMPION", f"{name}: version {to} is none of the earlier champions; these are {skipped[::-1]}"
+        )
     gone = f" but {skipped}, deleted from the registry" if skipped else ""
     raise RefusalError(
         "NO_EARLIER_CHAMPION",

@@ -41,5 +41,13 @@ def register_candidate(name: str, candidate: Candidate, weights_sha256: str) -> 
     return mlflow.MlflowClient().get_model_version(name, number)
 
 
+def serve_again(version: ModelVersion) -> str:
+    """What the smoke test says of a registered version, as the registry hands it out."""
+    print(f"{version.name} {version.version}: serving smoke test once more", flush=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        package = mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}", dst_path=scratch)
+        return _told(smoke(Path(package), public_key_file(signing_key())))
+
+
 def _told(tested: SmokeTest) -> str:
     return SERVES if tested.passed else "; ".join(f"{reason.code}: {reason.text}" for reason in tested.reasons)

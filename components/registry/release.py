@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -22,9 +23,10 @@ from components.measurement import read_measurement
 from components.policy import Baseline, Code, Verdict, as_json, judge, judge_against, with_fault
 from components.registry.alias import settle
 from components.registry.candidates import SERVED, SERVES, Candidate, check_judged, ensure_model, version_of
-from components.registry.describing import refresh
-from components.registry.state import State, was_rolled_back
+from components.registry.describing import describe_override, refresh
+from components.registry.state import State, last_override, was_rolled_back
 from components.registry.verdicts import record_verdict
+from components.registry.weights import DIGEST
 from components.settings import PARAMS_FILE, GatePolicy, Settings, load_settings
 from components.stage import explained_errors
 
@@ -82,6 +84,8 @@ def decide(candidate: Candidate, settings: Settings, prepared_dir: Path) -> Deci
     rule = _rule(state.champion.version, policy, candidate)
     if state.champion.version == number or (version.tags.get(RULE) == rule and number in state.judged):
         return _settled(candidate.family, name, number, state)
+    if version.tags.get(SERVED) != SERVES:
+        version = _tried_again(version)
     champion, fault = _measured_champion(name, state, settings, prepared_dir)
     baseline = champion[0] if champion else None
     verdict = _judged(candidate, version, policy, baseline, fault)
@@ -96,7 +100,9 @@ def decide(candidate: Candidate, settings: Settings, prepared_dir: Path) -> Deci
     report = leave_report(candidate, version, content, champion, state, settings.evaluate, prepared_dir)
     record_verdict(name, number, content, report=report)
     client = mlflow.MlflowClient()
-    client.set_model_version_tag(name, number, RULE, rule)
+    # What failed for no fault of the model's is tried again the next time.
+    if not {reason.code for reason in verdict.reasons} & {Code.STALE_BASELINE, Code.SERVING_FAILED}:
+        client.set_model_version_tag(name, number, RULE, rule)
     if verdict.passed:
         client.set_registered_model_alias(name, CHALLENGER, number)
     return _decided(candidate.family, name, number, verdict, state, report)
@@ -116,6 +122,15 @@ def _registered(name: str, candidate: Candidate, weights_sha256: str) -> ModelVe
     from components.registry.registering import register_candidate
 
     return register_candidate(name, candidate, weights_sha256)
+
+
+def _tried_again(version: ModelVersion) -> ModelVersion:
+    """Runs the serving smoke test once more on what the registry hands out: a busy machine fails it too."""
+    from components.registry.registering import serve_again  # torch again
+
+    told = serve_again(version)
+    mlflow.MlflowClient().set_model_version_tag(version.name, version.version, SERVED, told)
+    return mlflow.MlflowClient().get_model_version(version.name, str(version.version))
 
 
 def _rule(champion: str | None, policy: GatePolicy, candidate: Candidate) -> str:
@@ -146,6 +161,10 @@ def _judged(
     """The verdict of the whole policy."""
     measured = read_measurement(candidate.reports_dir / "measurement.json")
     verdict = judge(measured, policy) if fault else judge_against(measured, policy, baseline)
+    weights = version.tags.get(DIGEST)
+    if measured.weights_sha256 != weights:
+        found = f"measured were weights {measured.weights_sha256}, the version holds {weights}; run `dvc repro`"
+        verdict = with_fault(verdict, Code.OTHER_WEIGHTS, found)
     if fault is not None:
         verdict = with_fault(verdict, Code.STALE_BASELINE, fault)
     if (served := version.tags.get(SERVED)) != SERVES:
@@ -176,6 +195,9 @@ def _settled(family: str, name: str, version: str, state: State) -> Decision:
     if champion == version:
         verdict = judged.verdict if judged else "PASSED"
         reason = f"version {version} is the champion"
+        if verdict == "FAILED":
+            override = last_override(state, version)
+            reason += f", by override: {describe_override(state, override, datetime.now(UTC))}" if override else ""
         return Decision(
             family, name, "unchanged", version, champion, verdict, reason, judged.report if judged else None
         )

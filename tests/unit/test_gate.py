@@ -9,7 +9,7 @@ import pytest
 
 from components.gate import gate, main
 from components.measurement import write_measurement
-from components.settings import GateCheck, GatePolicy
+from components.settings import ChampionCheck, GateCheck, GatePolicy
 from tests.measurements import WEIGHTS_SHA256, estimate, measurement
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,7 @@ POLICY = GatePolicy(
     thresholds=[GateCheck(metric="fd", at_most=50)],
     by_category=[],
     memorisation=[GateCheck(metric="copies", at_most=0.1)],
-    champion=[],
+    champion=[ChampionCheck(metric="fd", direction="minimize", better_by=0)],
     first_model="promote",
 )
 

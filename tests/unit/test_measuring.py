@@ -426,8 +426,8 @@ def test_too_few_photos_are_refused_before_the_network_is_loaded(
 ) -> None:
     assert measured("honest")
     seen.clear()
-    with pytest.raises(InputError, match=r"needs 43 photos or more in the split 'test'.*, it gives 30"):
-        honest_measured(prepared, samples=30)
+    with pytest.raises(InputError, match=r"needs 22 photos or more in the split 'test'.*, it gives 20"):
+        honest_measured(prepared, samples=20)
     assert seen == []
 
 

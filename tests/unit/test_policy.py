@@ -19,7 +19,7 @@ def policy(**changes: Any) -> GatePolicy:
         "thresholds": [GateCheck(metric="fd", at_most=50)],
         "by_category": [],
         "memorisation": [COPIES],
-        "champion": [],
+        "champion": [ChampionCheck(metric="copies", direction="minimize", worse_by_at_most=1)],
         "first_model": "promote",
     }
     return GatePolicy.model_construct(**{**given, **changes})
@@ -108,6 +108,20 @@ def test_required_metrics_need_no_threshold() -> None:
     assert codes(judge(measured(), asked)) == [Code.MISSING_METRIC]
 
 
+def test_a_champion_is_not_replaced_without_a_comparison() -> None:
+    verdict = judge_against(measured(), policy(champion=[]), Baseline("3", measured()))
+    assert codes(verdict) == [Code.EMPTY_POLICY]
+    assert "champion holds no comparison" in verdict.reasons[0].text
+    assert judge_against(measured(), policy(champion=[]), None).passed
+
+
+def test_a_category_that_was_not_measured_fails_by_name() -> None:
+    asked = policy(by_category=[GateCheck(metric="fidelity", at_least=0.3)])
+    by_category = {"dress": {"fidelity": estimate(0.9, 0.01)}, "hat": {}}
+    verdict = judge(replace(measured(), by_category=by_category), asked)
+    assert [(reason.code, reason.category) for reason in verdict.reasons] == [(Code.MISSING_METRIC, "hat")]
+
+
 @pytest.mark.parametrize("empty", ["thresholds", "memorisation"])
 def test_an_empty_policy_lets_nothing_pass(empty: str) -> None:
     verdict = judge(measured(), policy(**{empty: []}))
@@ -128,7 +142,7 @@ def test_a_policy_by_category_without_categories_fails() -> None:
     assert codes(verdict) == [Code.NO_CATEGORIES]
 
 
-@pytest.mark.parametrize("protocol", ["", "fid", "features=efflite0", "version=1; features=efflite0"])
+@pytest.mark.parametrize("protocol", ["", "fid", "features=efflite0", "version=1; features=efflite0", "version=2; k=3"])
 def test_an_unknown_protocol_fails(protocol: str) -> None:
     assert codes(judge(replace(measured(), protocol=protocol), policy())) == [Code.UNKNOWN_PROTOCOL]
 

@@ -244,6 +244,32 @@ def test_a_version_that_was_rolled_back_is_not_offered_again(project: Path) -> N
     assert "put it back" in decision.reason
 
 
+def test_the_measurement_of_other_weights_counts_for_nothing(project: Path) -> None:
+    found, other = candidate(project, 1), candidate(project, 2)
+    (found.reports_dir / "measurement.json").write_bytes((other.reports_dir / "measurement.json").read_bytes())
+    decision = decided(project, found)
+    assert (decision.action, judged("1").failures) == ("rejected", ("OTHER_WEIGHTS",))
+    until = (datetime.now(UTC) + timedelta(days=7)).date().isoformat()
+    override(NAME, "1", who="anna", why="try", until=until)
+    with pytest.raises(InputError, match="No override lifts"):
+        promote(NAME, "1", expect_champion=None, why="try")
+
+
+def test_a_fault_that_is_gone_is_not_held_against_a_model(project: Path) -> None:
+    champion_of(project)
+    source = MlflowClient().get_model_version_download_uri(NAME, "1")
+    path = Path(mlflow.artifacts.download_artifacts(source)) / "artifacts/gan/weights.safetensors"
+    kept = path.read_bytes()
+    path.write_bytes(b"unreadable for a moment")
+    second = candidate(project, 2)
+    assert decided(project, second).action == "rejected"
+    path.write_bytes(kept)
+    MlflowClient().set_model_version_tag(NAME, "2", "vitrine.serving", "TIMEOUT: no answer")
+    decision = decided(project, second)
+    assert (decision.action, decision.verdict) == ("passed", "PASSED")
+    assert MlflowClient().get_model_version(NAME, "2").tags["vitrine.serving"] == "passed"
+
+
 def test_weights_other_than_the_judged_ones_are_refused(project: Path) -> None:
     found = candidate(project, 1)
     card = load_card(found.weights_dir)
