@@ -17,7 +17,7 @@ from components.registry.promotion import Outcome
 
 @flow(name="promote", flow_run_name="promote {name} {version}", persist_result=False)
 async def promote(
-    name: str, version: str, why: str, expect_champion: str | None = None, who: str | None = None
+    name: str, version: int, why: str, expect_champion: int | None = None, who: str | None = None
 ) -> State[Any]:
     """Makes a version champion if its gate passed.
 
@@ -30,7 +30,12 @@ async def promote(
     """
     try:
         outcome = await asyncio.to_thread(
-            promotion.promote, name, version, expect_champion=expect_champion or None, why=why, who=who or _flow_run()
+            promotion.promote,
+            name,
+            str(version),
+            expect_champion=None if expect_champion is None else str(expect_champion),
+            why=why,
+            who=who or _flow_run(),
         )
     except InputError as error:
         return Failed(name="Refused", message=str(error))
@@ -54,7 +59,7 @@ async def rollback(name: str, why: str, who: str | None = None) -> State[Any]:
 
 
 @flow(name="override", flow_run_name="override {name} {version}", persist_result=False)
-async def override(name: str, version: str, who: str, why: str, until: str) -> State[Any]:
+async def override(name: str, version: int, who: str, why: str, until: str) -> State[Any]:
     """Lets a version be promoted though its gate failed, in somebody's name.
 
     Args:
@@ -65,7 +70,7 @@ async def override(name: str, version: str, who: str, why: str, until: str) -> S
         until: ISO 8601: a day or a moment; from then on it permits nothing.
     """
     try:
-        entry = await asyncio.to_thread(verdicts.override, name, version, why=why, until=until, who=who)
+        entry = await asyncio.to_thread(verdicts.override, name, str(version), why=why, until=until, who=who)
     except InputError as error:
         return Failed(name="Refused", message=str(error))
     title = f"{name}: the gate's verdict on version {version} is overridden until {entry.until}"
