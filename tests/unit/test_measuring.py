@@ -16,7 +16,7 @@ from torch import Tensor
 from components import features
 from components.dataset import load_split
 from components.errors import InputError
-from components.measurement import GROUPS, Measurement
+from components.measurement import GROUPS, Estimates, Measurement
 from components.measuring import Measured, measure_model
 from components.policy import Code, Verdict, judge
 from components.references import load_references
@@ -216,12 +216,13 @@ def test_every_metric_has_its_interval_and_its_floor(name: str, measured: Measur
 
 def test_replicates_are_of_this_model(measured: Measure) -> None:
     """Where something differs from image to image, it differs without a group of them."""
-    for name in ("fd_efflite0", "kd_efflite0", "precision_efflite0", "diversity_ratio", "sharpness_ratio"):
+    for name in (
+        *("fd_efflite0", "kd_efflite0", "precision_efflite0", "diversity_ratio", "sharpness_ratio"),
+        "copying_ct",
+    ):
         replicates = measured("honest").measurement.metrics[name].replicates
         assert len(set(replicates)) > GROUPS / 4, name
         assert replicates != measured("copies").measurement.metrics[name].replicates
-    score = measured("honest").measurement.metrics["copying_ct"]
-    assert set(score.replicates) == {score.value}
 
 
 def test_what_is_no_number_makes_every_metric_unknown(measured: Measure, policy: GatePolicy) -> None:
@@ -239,6 +240,16 @@ def test_what_is_no_number_makes_every_metric_unknown(measured: Measure, policy:
     assert value(measured("honest"), "nonfinite_samples") == 0
 
 
+def assert_same(one: Estimates, other: Estimates) -> None:
+    """Equal but for rounding: eigenvalues of nothing, of which the Fréchet distance takes roots, differ in each run."""
+    assert one.keys() == other.keys()
+    for name, found in one.items():
+        expected = other[name]
+        assert found.value == pytest.approx(expected.value, rel=1e-6, abs=1e-9), name
+        assert found.replicates == pytest.approx(expected.replicates, rel=1e-6, abs=1e-9), name
+        assert found.floor == pytest.approx(expected.floor, rel=1e-6, abs=1e-9), name
+
+
 def test_reconstructions_are_measured_where_there_are_any(prepared: Path, measured: Measure) -> None:
     references = load_references(evaluate_settings(), prepared)
     original = references.held_out.gather(references.rows).astype(np.float64)
@@ -248,14 +259,14 @@ def test_reconstructions_are_measured_where_there_are_any(prepared: Path, measur
     assert metrics["reconstruction_psnr"].value == pytest.approx(10 * math.log10(255**2 / error), rel=1e-6)
     assert 0.5 < metrics["reconstruction_ssim"].value < 1
     assert all(metrics[name].interval is not None for name in ("reconstruction_psnr", "reconstruction_ssim"))
-    assert {name: metrics[name] for name in OVER_ALL} == measured("honest").measurement.metrics
+    assert_same({name: metrics[name] for name in OVER_ALL}, measured("honest").measurement.metrics)
 
 
 def test_broken_reconstructions_leave_the_samples_their_metrics(prepared: Path, measured: Measure) -> None:
     broken = measure_model(BreaksOnReconstruction(), WEIGHTS, evaluate_settings(), prepared).measurement.metrics
     assert math.isnan(broken["reconstruction_psnr"].value)
     assert math.isnan(broken["reconstruction_ssim"].value)
-    assert {name: broken[name] for name in OVER_ALL} == measured("honest").measurement.metrics
+    assert_same({name: broken[name] for name in OVER_ALL}, measured("honest").measurement.metrics)
 
 
 def test_the_closest_pairs_are_samples_and_the_photos_they_copy(prepared: Path, measured: Measure) -> None:
@@ -302,10 +313,10 @@ def test_the_same_seed_gives_the_same_with_and_without_the_cache(
     first = measured("honest").measurement
     seen.clear()
     monkeypatch.setenv("VITRINE_CACHE", str(tmp_path))
-    assert honest_measured(prepared) == first
+    assert_same(honest_measured(prepared).metrics, first.metrics)
     assert sum(seen) == SAMPLES + len(load_split(prepared, "train")) + SAMPLES
     seen.clear()
-    assert honest_measured(prepared) == first
+    assert_same(honest_measured(prepared).metrics, first.metrics)
     # Generated images alone pass the network again.
     assert sum(seen) == SAMPLES
 
