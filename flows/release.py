@@ -81,7 +81,7 @@ async def promote_passed(decision: Release, settings: PromoteSettings) -> Releas
             "%s waits for somebody's approval, for %s seconds at most: %s",
             _title(decision),
             settings.approval_timeout,
-            runtime.flow_run.get_ui_url() or "see Prefect's page of this run",
+            runtime.flow_run.ui_url or "see Prefect's page of this run",
         )
         answer = await ask(decision["family"], _markdown(decision), settings.approval_timeout)
         if answer is None:

@@ -244,7 +244,7 @@ def test_the_command_writes_reports(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     pages = []
-    monkeypatch.setattr("components.report.write_report", lambda *args: pages.append(args))
+    monkeypatch.setattr("components.report.dataset.write_report", lambda *args: pages.append(args))
     stage.main(
         [
             f"--params={Path(__file__).parents[2] / 'params.yaml'}",

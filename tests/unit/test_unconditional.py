@@ -20,7 +20,7 @@ from components.images import picture, to_uint8
 from components.measurement import write_measurement
 from components.packaging import register, save_package
 from components.raw import Photo
-from components.settings import GateCheck, GatePolicy, QualitySettings, Settings, SplitSettings
+from components.settings import ChampionCheck, GateCheck, GatePolicy, QualitySettings, Settings, SplitSettings
 from components.train import TrainingFolders, train
 from tests.preparing import SETTINGS, run
 from tests.small import small_settings
@@ -33,7 +33,7 @@ POLICY = GatePolicy(
     thresholds=[GateCheck(metric="fd_efflite0", at_most=1e6)],
     by_category=[],
     memorisation=[GateCheck(metric="copies_by_pixels", at_most=2.0)],
-    champion=[],
+    champion=[ChampionCheck(metric="fd_efflite0", direction="minimize", better_by=0)],
     first_model="promote",
 )
 BY_CATEGORY = POLICY.model_copy(update={"by_category": [GateCheck(metric="kd_efflite0", at_most=1e6)]})
