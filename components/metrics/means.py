@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from components.measurement import Estimate
-from components.metrics.groups import UNKNOWN, group_sums, leave_one_out, with_replicates
+from components.metrics.groups import UNKNOWN, group_sums, totals, with_replicates
 
 
 def mean_estimate(values_N: Tensor, groups_N: Tensor) -> Estimate:
@@ -21,8 +21,8 @@ def mean_estimate(values_N: Tensor, groups_N: Tensor) -> Estimate:
         return UNKNOWN
     counted = torch.stack([values_N.double(), torch.ones(len(values_N), dtype=torch.float64)], dim=1)
     sums = group_sums(counted, groups_N)
-    totals = torch.cat([sums.sum(dim=0, keepdim=True), leave_one_out(sums)])
-    return with_replicates(totals[:, 0] / totals[:, 1])
+    found = totals(sums)
+    return with_replicates(found[:, 0] / found[:, 1])
 
 
 def ratio_estimate(above_N: Tensor, below_N: Tensor, groups_N: Tensor) -> Estimate:
@@ -34,5 +34,5 @@ def ratio_estimate(above_N: Tensor, below_N: Tensor, groups_N: Tensor) -> Estima
     if not len(above_N):
         return UNKNOWN
     sums = group_sums(torch.stack([above_N, below_N], dim=1), groups_N)
-    totals = torch.cat([sums.sum(dim=0, keepdim=True), leave_one_out(sums)])
-    return with_replicates(totals[:, 0] / totals[:, 1])
+    found = totals(sums)
+    return with_replicates(found[:, 0] / found[:, 1])
