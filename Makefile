@@ -21,7 +21,7 @@ run: setup ## train, measure, gate and promote; SOURCE=/path/to/photos trains on
 	@$(ENV) && python -m flows run
 
 test: setup ## run the whole test suite, services included
-	@$(BIN)/python -m pytest -n 2 --dist loadfile
+	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 up: setup ## start the services
 	@$(BIN)/python -m infra up

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def set_params(project: Path, changes: Mapping[str, Any]) -> None:
         place = content
         for parent in parents:
             place = place[parent]
-        place[last] = value
+        place[last] = deepcopy(value)  # equal values shall not become one, by YAML's aliases
     with path.open("w") as file:
         yaml.dump(content, file)
 

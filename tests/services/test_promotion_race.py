@@ -2,10 +2,9 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import mlflow
@@ -20,6 +19,7 @@ from infra.environment import client_environment
 from infra.services import MLFLOW, OBJECT_STORE
 from infra.settings import ServiceSettings
 from infra.up import up
+from tests.forked import Command
 from tests.registering import alias, register, verdict
 from tests.services.ports import free_settings
 
@@ -27,15 +27,11 @@ pytestmark = pytest.mark.timeout(1800)
 
 PROMOTERS, SAME = 20, 8
 
-PROGRAM = """
-import pathlib, sys, time
-from components.cli import main
-start = pathlib.Path(sys.argv[1])
-(start.parent / f"ready-{sys.argv[2]}").touch()
-while not start.exists():
-    time.sleep(0.02)
-main(sys.argv[3:])
-"""
+
+def wait_for(start: Path, number: int) -> None:
+    (start.parent / f"ready-{number}").touch()
+    while not start.exists():
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -57,15 +53,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceSettings
 def at_once(folder: Path, commands: list[list[str]]) -> list[tuple[int, dict[str, object]]]:
     """Runs the commands in processes that begin together; their exit statuses and answers."""
     start = folder / "start"
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     running = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(start), str(number), *words, "--json"],
-            env={**environment, "VITRINE_USER": f"promoter {number}"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        Command(words + ["--json"], {"VITRINE_USER": f"promoter {number}"}, before=partial(wait_for, start, number))
         for number, words in enumerate(commands)
     ]
     deadline = time.monotonic() + 600
@@ -75,9 +64,9 @@ def at_once(folder: Path, commands: list[list[str]]) -> list[tuple[int, dict[str
     start.touch()
     answers = []
     for process in running:
-        out, errors = process.communicate()
-        assert process.returncode in (0, 1), errors
-        answers.append((process.returncode, json.loads(out)))
+        ended = process.ended()
+        assert ended.status in (0, 1), ended.errors
+        answers.append((ended.status, json.loads(ended.out)))
     return answers
 
 

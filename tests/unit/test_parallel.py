@@ -3,7 +3,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,8 @@ LIMITS = DecodingSettings(pixels=10**6, frames=10, seconds=2.0, memory_mb=256)
 UNHURRIED = LIMITS.model_copy(update={"seconds": 60.0})
 PROJECT = Path(__file__).parents[2]
 
+Children = Callable[[], list[psutil.Process]]
+
 
 @pytest.fixture
 def process() -> Iterator[GuardedProcess]:
@@ -37,8 +39,11 @@ def lost(order: str, reason: str) -> Lost:
     return Lost(id_of(order.encode()), reason)
 
 
-def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+@pytest.fixture
+def children() -> Children:
+    """Gives the processes that this test has started; those that other tests' libraries keep are not its own."""
+    before = set(psutil.Process().children(recursive=True))
+    return lambda: [child for child in psutil.Process().children(recursive=True) if child not in before]
 
 
 def test_results_come_in_the_order_of_the_groups(tmp_path: Path) -> None:
@@ -93,7 +98,7 @@ def test_photos_that_do_not_fit_together_stop_the_work(tmp_path: Path) -> None:
         results(groups)
 
 
-def test_errors_of_the_work_are_raised_here(tmp_path: Path) -> None:
+def test_errors_of_the_work_are_raised_here(tmp_path: Path, children: Children) -> None:
     with pytest.raises(InputError, match="these words") as caught:
         results(groups_of(tmp_path / "a", [["a"], ["refuse these words"]]))
     assert "tests/hostile.py" in caught.value.__notes__[0]
@@ -129,7 +134,7 @@ def test_only_a_few_groups_are_under_way() -> None:
     assert len(handed_out) == 100
 
 
-def test_no_process_is_left_when_the_caller_stops_early(tmp_path: Path) -> None:
+def test_no_process_is_left_when_the_caller_stops_early(tmp_path: Path, children: Children) -> None:
     groups = groups_of(tmp_path, [["a"], ["sleep 50"], ["sleep 51"], ["b"]])
     outcomes = over_groups(obey, groups, ["image"], UNHURRIED)
     next(outcomes)
@@ -140,7 +145,7 @@ def test_no_process_is_left_when_the_caller_stops_early(tmp_path: Path) -> None:
     assert children() == []
 
 
-def test_a_process_is_kept_until_it_is_lost(process: GuardedProcess) -> None:
+def test_a_process_is_kept_until_it_is_lost(children: Children, process: GuardedProcess) -> None:
     first = process.call(os.getpid, seconds=9)
     assert process.call(os.getpid, seconds=9) == first
     with pytest.raises(LostError):

@@ -1,11 +1,13 @@
 """Promotions whose process is killed: at every single write, before it and after, a repeat finishes them once."""
 
 import os
+import signal
 import sqlite3
-import subprocess
-import sys
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import pytest
@@ -17,46 +19,39 @@ from components.registry.journal import find_journal
 from components.registry.promotion import Outcome, promote, rollback
 from components.registry.refusals import ConflictError
 from components.registry.verdicts import record_verdict
+from tests.forked import Command
 from tests.registering import NAME, alias, register, verdict
 
 WRITES = ("log_param", "set_registered_model_alias", "update_model_version", "set_model_version_tag")
 FIRST_WRITES = ("create_run", "update_run", "create_experiment", "set_registered_model_tag", "delete_experiment")
 
-PROGRAM = f"""
-import os, signal, sys
-from mlflow import MlflowClient
 
-last, after = int(sys.argv[1]), sys.argv[2] == "after"
-count = 0
+def kill_at(last: int, moment: str) -> None:
+    """From here on this process kills itself before or after its last-th write to MLflow."""
+    count = 0
 
-def killing(call):
-    def counted(*args, **kwargs):
-        global count
-        count += 1
-        if count == last and not after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        result = call(*args, **kwargs)
-        if count == last:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return result
-    return counted
+    def killing(call: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            nonlocal count
+            count += 1
+            if count == last and moment == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = call(*args, **kwargs)
+            if count == last:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
 
-for name in {WRITES + FIRST_WRITES}:
-    setattr(MlflowClient, name, killing(getattr(MlflowClient, name)))
-sys.argv = ["vitrine", *sys.argv[3:]]
-from components.cli import main
-main()
-"""
+        return counted
+
+    for name in WRITES + FIRST_WRITES:
+        setattr(mlflow.MlflowClient, name, killing(getattr(mlflow.MlflowClient, name)))
 
 
 def killed_at(write: int, moment: str, *words: str) -> bool:
     """Runs the command in a process that kills itself at this write; whether it came so far."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])}
-    ended = subprocess.run(
-        [sys.executable, "-c", PROGRAM, str(write), moment, *words], env=environment, capture_output=True, text=True
-    )
-    assert ended.returncode in (0, -9), ended.stderr
-    return ended.returncode == -9
+    ended = Command(list(words), before=partial(kill_at, write, moment)).ended()
+    assert ended.status in (0, -signal.SIGKILL), ended.errors
+    return ended.status != 0
 
 
 def judged(weights: bytes, baseline: str | None) -> str:

@@ -1,6 +1,7 @@
 """From trained weights to a verdict in the journal: real packages, real smoke tests, real measurements."""
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from components.errors import InputError
 from components.evaluate import evaluate
 from components.files import sha256_file, write_json
 from components.gate import gate
-from components.generative import build, load_card, save_model
+from components.generative import WEIGHTS, build, load_card, save_model
 from components.measurement import write_measurement
+from components.packaging import weights_folder
+from components.registry import registering
 from components.registry.candidates import Candidate
 from components.registry.entries import Judged
 from components.registry.explaining import history
@@ -26,6 +29,7 @@ from components.registry.promotion import promote, rollback
 from components.registry.release import Decision, decide
 from components.registry.verdicts import override
 from components.settings import GatePolicy, Settings, load_settings
+from components.smoke import SmokeTest, smoke
 from tests.prepared import write_prepared
 from tests.small import small_settings
 
@@ -45,6 +49,22 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """What is computed of real images is the same for all tests here."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("VITRINE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _tried_once() -> Iterator[None]:
+    """The same weights are served alike: here their smoke test, which starts two processes, is run once."""
+    known: dict[str, SmokeTest] = {}
+
+    def once(package: Path, public_key: Path) -> SmokeTest:
+        digest = sha256_file(weights_folder(package) / WEIGHTS)
+        if digest not in known:
+            known[digest] = smoke(package, public_key)
+        return known[digest]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registering, "smoke", once)
         yield
 
 
@@ -255,7 +275,7 @@ def test_the_measurement_of_other_weights_counts_for_nothing(project: Path) -> N
         promote(NAME, "1", expect_champion=None, why="try")
 
 
-def test_a_fault_that_is_gone_is_not_held_against_a_model(project: Path) -> None:
+def test_a_fault_that_is_gone_is_not_held_against_a_model(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     champion_of(project)
     source = MlflowClient().get_model_version_download_uri(NAME, "1")
     path = Path(mlflow.artifacts.download_artifacts(source)) / "artifacts/gan/weights.safetensors"
@@ -265,6 +285,7 @@ def test_a_fault_that_is_gone_is_not_held_against_a_model(project: Path) -> None
     assert decided(project, second).action == "rejected"
     path.write_bytes(kept)
     MlflowClient().set_model_version_tag(NAME, "2", "vitrine.serving", "TIMEOUT: no answer")
+    monkeypatch.setattr(registering, "smoke", smoke)
     decision = decided(project, second)
     assert (decision.action, decision.verdict) == ("passed", "PASSED")
     assert MlflowClient().get_model_version(NAME, "2").tags["vitrine.serving"] == "passed"
