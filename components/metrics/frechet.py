@@ -1,7 +1,7 @@
 """Fréchet distance between sets of features: its value, its uncertainty, and its limit for ever more generated images.
 
-Where images are fewer than features, the rows themselves stand in for the factor of their covariance,
-so that all decompositions are of the smaller size.
+Of the two covariances only that of the real images is factored, which is done once for all models. Where images are
+fewer than features, the rows themselves stand in for the factor, so that all decompositions are of the smaller size.
 """
 
 import math
@@ -34,7 +34,7 @@ def frechet_distance(real_ND: Tensor, fake_ND: Tensor) -> float:
     """
     if not (real_ND.isfinite().all() and fake_ND.isfinite().all()):
         return math.nan
-    return _distance(*(_plain_fit(features_ND.double()) for features_ND in (real_ND, fake_ND)))
+    return _distance(_fit(real_ND).factored(), _fit(fake_ND))
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,37 @@ class Fit:
     """The normal distribution fitted to a set.
 
     Attributes:
-        mean: mean of the rows.
-        factor: A with A'A the unbiased covariance, R <= D.
+        mean: mean of the rows, float64 (D,).
+        covariance: unbiased, float64 (D, D).
+    """
+
+    mean: Tensor
+    covariance: Tensor
+
+    @property
+    def variance(self) -> Tensor:
+        """Trace of the covariance."""
+        return self.covariance.trace()
+
+    def spread(self, rows_RD: Tensor) -> Tensor:
+        """The rows times the covariance, (R, D)."""
+        return rows_RD @ self.covariance
+
+    def factored(self) -> "FactoredFit":
+        factor, failed = torch.linalg.cholesky_ex(self.covariance, upper=True)
+        if failed:  # singular: some feature never varies, or is the sum of others
+            values, vectors = torch.linalg.eigh(self.covariance)
+            factor = values.clamp_min(0).sqrt()[:, None] * vectors.T
+        return FactoredFit(self.mean, factor)
+
+
+@dataclass(frozen=True)
+class FactoredFit:
+    """The same with A'A for the covariance.
+
+    Attributes:
+        mean: as above.
+        factor: A, float64 (R, D) with R <= D.
     """
 
     mean: Tensor
@@ -54,10 +83,20 @@ class Fit:
         """Trace of the covariance."""
         return self.factor.square().sum()
 
+    def spread(self, rows_RD: Tensor) -> Tensor:
+        """The rows times the covariance, (R, D)."""
+        return (rows_RD @ self.factor.T) @ self.factor
+
+    def factored(self) -> "FactoredFit":
+        return self
+
+
+AnyFit = Fit | FactoredFit
+
 
 @dataclass(frozen=True)
-class Moments:
-    """All that the Fréchet distance needs of a set of features and its groups.
+class RealMoments:
+    """All that the Fréchet distance needs of the real images.
 
     Attributes:
         features_ND: the rows.
@@ -67,34 +106,32 @@ class Moments:
 
     features_ND: Tensor
     groups_N: Tensor
-    fit: Fit
+    fit: FactoredFit
 
     @classmethod
-    def of(cls, features_ND: Tensor, groups_N: Tensor) -> "Moments":
+    def of(cls, features_ND: Tensor, groups_N: Tensor) -> "RealMoments":
         """Args:
         features_ND: finite, (N, D).
         groups_N: as `deal_groups` deals them.
         """
-        return cls(features_ND, groups_N, _plain_fit(features_ND.double()))
-
-    @property
-    def counts(self) -> Tensor:
-        """Rows of each group."""
-        return torch.bincount(self.groups_N, minlength=GROUPS)
+        return cls(features_ND, groups_N, _fit(features_ND).factored())
 
 
 @dataclass(frozen=True)
-class HalvedMoments(Moments):
-    """Also of the rows of the first half of the groups, and of the rest.
+class FakeMoments:
+    """The same of the generated images; also of the rows of the first half of the groups, and of the rest.
 
     Attributes:
         halves: the distributions fitted to each.
     """
 
-    halves: tuple[Fit, Fit]
+    features_ND: Tensor
+    groups_N: Tensor
+    fit: AnyFit
+    halves: tuple[AnyFit, AnyFit]
 
     @classmethod
-    def of(cls, features_ND: Tensor, groups_N: Tensor) -> "HalvedMoments":
+    def of(cls, features_ND: Tensor, groups_N: Tensor) -> "FakeMoments":
         """Goes once through the features.
 
         Args:
@@ -107,11 +144,11 @@ class HalvedMoments(Moments):
         for part_ND in parts:
             centred_ND = part_ND - mean
             scatters.append(centred_ND.T @ centred_ND)
-        first, second = (_fit(part_ND, mean, scatter) for part_ND, scatter in zip(parts, scatters, strict=True))
-        return cls(features_ND, groups_N, _fit(features_ND, mean, scatters[0] + scatters[1]), (first, second))
+        first, second = (_fit_of(part_ND, mean, scatter) for part_ND, scatter in zip(parts, scatters, strict=True))
+        return cls(features_ND, groups_N, _fit_of(features_ND, mean, scatters[0] + scatters[1]), (first, second))
 
 
-def frechet_estimates(real: Moments, fake: HalvedMoments) -> tuple[Tensor, Tensor]:
+def frechet_estimates(real: RealMoments, fake: FakeMoments) -> tuple[Tensor, Tensor]:
     """The Fréchet distance, and what it tends to as more images are generated; each with its replicates.
 
     Replicates follow from the distance's influence function (the infinitesimal jackknife: Jaeckel, 1972; Efron, 1982,
@@ -134,59 +171,59 @@ def frechet_estimates(real: Moments, fake: HalvedMoments) -> tuple[Tensor, Tenso
     return value + changes, limit + changes
 
 
-def _value_and_changes(real: Moments, fake: Moments) -> tuple[Tensor, Tensor]:
+def _value_and_changes(real: RealMoments, fake: FakeMoments) -> tuple[Tensor, Tensor]:
     """The distance, and by how much it changes without each group, (GROUPS,)."""
-    factor, other = fake.fit.factor, real.fit.factor
-    cross = factor @ other.T
+    factor_RD = real.fit.factor
+    spread_RD = fake.fit.spread(factor_RD)
     # numpy's and scipy's eigenvalues take half the time of torch's.
-    values, vectors = map(torch.from_numpy, np.linalg.eigh((cross @ cross.T).numpy()))
+    values, vectors = map(torch.from_numpy, np.linalg.eigh((spread_RD @ factor_RD.T).numpy()))
     roots = values.clamp_min(0).sqrt()
     shift = fake.fit.mean - real.fit.mean
     value = shift @ shift + real.fit.variance + fake.fit.variance - 2 * roots.sum()
     kept = roots > LEAST_SHARE * roots[-1]
     roots_K, vectors = roots[kept], vectors[:, kept]
     # The maps are P'P from real to generated and Q'Q back; the inverse of neither covariance is needed.
-    p_KD = roots_K[:, None] ** -0.5 * (vectors.T @ factor)
-    q_KD = roots_K[:, None] ** -1.5 * (vectors.T @ cross @ other)
+    p_KD = roots_K[:, None] ** -1.5 * (vectors.T @ spread_RD)
+    q_KD = roots_K[:, None] ** -0.5 * (vectors.T @ factor_RD)
     return value, _changes(fake, q_KD, 2 * shift) + _changes(real, p_KD, -2 * shift)
 
 
-def _changes(side: Moments, map_KD: Tensor, gradient: Tensor) -> Tensor:
+def _changes(side: RealMoments | FakeMoments, map_KD: Tensor, gradient: Tensor) -> Tensor:
     """What leaving out each group of one side changes, to first order, (GROUPS,)."""
     centred_ND = side.features_ND.double() - side.fit.mean
     # float32 is enough for replicates.
     small_ND = centred_ND.float()
     curved_N = small_ND.square().sum(dim=1) - (small_ND @ map_KD.float().T).square().sum(dim=1)
     influence = group_sums(centred_ND @ gradient + curved_N, side.groups_N)
-    count = side.counts.sum()
-    centred = influence - side.counts * (influence.sum() / count)
-    return -centred / (count - side.counts)
+    counts = torch.bincount(side.groups_N, minlength=GROUPS)
+    count = counts.sum()
+    centred = influence - counts * (influence.sum() / count)
+    return -centred / (count - counts)
 
 
-def _distance(real: Fit, fake: Fit) -> float:
-    cross = fake.factor @ real.factor.T
-    wide = cross if cross.shape[0] <= cross.shape[1] else cross.T
-    # Singular values of the product of the factors: their sum is the trace of the root of the product of covariances.
-    values = scipy.linalg.eigvalsh((wide @ wide.T).numpy(), check_finite=False)
+def _distance(real: FactoredFit, fake: AnyFit) -> float:
+    # The trace of the root of the product of covariances is that of the root of A S A', which is symmetric.
+    values = scipy.linalg.eigvalsh((fake.spread(real.factor) @ real.factor.T).numpy(), check_finite=False)
     roots = torch.from_numpy(values).clamp_min(0).sqrt()
     shift = fake.mean - real.mean
     return float(shift @ shift + real.variance + fake.variance - 2 * roots.sum())
 
 
-def _plain_fit(features_ND: Tensor) -> Fit:
-    origin = features_ND.mean(dim=0)
-    if len(features_ND) <= len(origin):
+def _fit(features_ND: Tensor) -> AnyFit:
+    features_ND = features_ND.double()
+    mean = features_ND.mean(dim=0)
+    if len(features_ND) <= len(mean):
         return _fit_of_few(features_ND)
-    centred_ND = features_ND - origin
-    return _fit(features_ND, origin, centred_ND.T @ centred_ND)
+    centred_ND = features_ND - mean
+    return _fit_of(features_ND, mean, centred_ND.T @ centred_ND)
 
 
-def _fit_of_few(features_ND: Tensor) -> Fit:
+def _fit_of_few(features_ND: Tensor) -> FactoredFit:
     mean = features_ND.mean(dim=0, dtype=torch.float64)
-    return Fit(mean, (features_ND - mean) / math.sqrt(len(features_ND) - 1))
+    return FactoredFit(mean, (features_ND - mean) / math.sqrt(len(features_ND) - 1))
 
 
-def _fit(features_ND: Tensor, origin: Tensor, scatter: Tensor) -> Fit:
+def _fit_of(features_ND: Tensor, origin: Tensor, scatter: Tensor) -> AnyFit:
     """Args:
     features_ND: the rows.
     origin: what was taken from the rows for the scatter matrix, which need not be their mean.
@@ -197,13 +234,4 @@ def _fit(features_ND: Tensor, origin: Tensor, scatter: Tensor) -> Fit:
         return _fit_of_few(features_ND)
     mean = features_ND.mean(dim=0, dtype=torch.float64)
     shift = mean - origin
-    return Fit(mean, _factor((scatter - count * torch.outer(shift, shift)) / (count - 1)))
-
-
-def _factor(covariance: Tensor) -> Tensor:
-    factor, failed = torch.linalg.cholesky_ex(covariance, upper=True)
-    if not failed:
-        return torch.as_tensor(factor)
-    # Singular: some feature never varies, or is the sum of others.
-    values, vectors = torch.linalg.eigh(covariance)
-    return torch.as_tensor(values.clamp_min(0).sqrt()[:, None] * vectors.T)
+    return Fit(mean, (scatter - count * torch.outer(shift, shift)) / (count - 1))

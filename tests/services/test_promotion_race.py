@@ -54,7 +54,7 @@ def at_once(folder: Path, commands: list[list[str]]) -> list[tuple[int, dict[str
     """Runs the commands in processes that begin together; their exit statuses and answers."""
     start = folder / "start"
     running = [
-        Command(words + ["--json"], {"VITRINE_USER": f"promoter {number}"}, before=partial(wait_for, start, number))
+        Command([*words, "--json"], {"VITRINE_USER": f"promoter {number}"}, before=partial(wait_for, start, number))
         for number, words in enumerate(commands)
     ]
     deadline = time.monotonic() + 600

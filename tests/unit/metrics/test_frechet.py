@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from components.measurement import GROUPS, standard_error
-from components.metrics.frechet import HalvedMoments, Moments, frechet_distance, frechet_estimates
+from components.metrics.frechet import FakeMoments, RealMoments, frechet_distance, frechet_estimates
 from components.metrics.groups import deal_groups
 from tests.random_features import normal, uneven
 
@@ -24,7 +24,7 @@ def by_matrix_root(real: Tensor, fake: Tensor) -> float:
 
 def estimates(real: Tensor, fake: Tensor, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     groups = deal_groups(torch.zeros(len(real), dtype=torch.int64), seed)
-    value, limit = frechet_estimates(Moments.of(real, groups), HalvedMoments.of(fake, groups))
+    value, limit = frechet_estimates(RealMoments.of(real, groups), FakeMoments.of(fake, groups))
     return value, limit, groups
 
 
@@ -102,7 +102,7 @@ def test_replicates_are_exact_for_a_small_change_of_the_mean() -> None:
     real, shift = normal(1, 400, 6), normal(9, GROUPS, 6) * 1e-3
     groups = deal_groups(torch.zeros(400, dtype=torch.int64), 0)
     fake = real + 1 + shift[groups]
-    value, _ = frechet_estimates(Moments.of(real, groups), HalvedMoments.of(fake, groups))
+    value, _ = frechet_estimates(RealMoments.of(real, groups), FakeMoments.of(fake, groups))
     exact = [frechet_distance(real[groups != group], fake[groups != group]) for group in range(GROUPS)]
     assert_close(value[1:].tolist(), exact, rtol=1e-5, atol=0)
 
@@ -124,9 +124,9 @@ def test_the_limit_is_without_the_bias_of_few_generated_images() -> None:
     plain, limits = [], []
     for seed in range(20):
         groups = deal_groups(torch.zeros(200, dtype=torch.int64), seed)
-        fake = HalvedMoments.of(uneven(seed + 2, 200, 20), groups)
+        fake = FakeMoments.of(uneven(seed + 2, 200, 20), groups)
         every = deal_groups(torch.zeros(20_000, dtype=torch.int64), seed)
-        value, limit = frechet_estimates(Moments.of(real, every), fake)
+        value, limit = frechet_estimates(RealMoments.of(real, every), fake)
         plain.append(float(value[0]))
         limits.append(float(limit[0]))
         assert_close(limit - limit[0], value - value[0])
