@@ -14,6 +14,7 @@ from components.files import write_json, written_whole
 from components.generative import ModelCard, load_card, load_model
 from components.measurement import Estimate, Estimates, Measurement, write_measurement
 from components.measuring import measure_model
+from components.memory import keep_freed_memory
 from components.pictures import closest_pairs, pictures
 from components.settings import EvaluateSettings, load_settings
 from components.stage import explained_errors, stage_parser
@@ -109,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--measurement", type=Path, required=True, help="measurement.json to write: all that is known")
     parser.add_argument("--pictures", type=Path, required=True, help="folder for the pictures")
     args = parser.parse_args(argv)
+    keep_freed_memory()
     with explained_errors():
         settings = load_settings(args.params).evaluate
         with resumed_run(args.run):
