@@ -4,12 +4,12 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from statistics import fmean
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from lightning import LightningModule
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, distributed, nn
@@ -59,12 +59,14 @@ class Step:
         images_seen: by all processes before this step, repeats counted.
         progress: share of the training that is done, from 0 to 1: what schedules go by.
         parts: the batch in micro-batches of equal size, whose gradients are averaged.
+        optimizers: those of `configure_optimizers`.
     """
 
     number: int
     images_seen: int
     progress: float
     parts: tuple[MicroBatch, ...]
+    optimizers: tuple[torch.optim.Optimizer, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,11 @@ Objective = Callable[[MicroBatch], tuple[Tensor, dict[str, Tensor]]]
 """A micro-batch to the loss (a scalar, mean over the images) and scalars to be logged."""
 
 
-class GenerativeModel(LightningModule, ABC):
+class GenerativeModel(nn.Module, ABC):
     """A conditional generator of images.
 
-    A family implements `optimise`, one optimiser step. Lightning hands over a block of steps at a
-    time, since its own overhead per call is a good part of a small network's step. All that training
+    A family implements `optimise`, one optimiser step. A training hands over a block of steps at a
+    time, since Lightning's overhead per call is a good part of a small network's step. All that training
     changes is a parameter, a buffer, or an optimiser's state: what a checkpoint holds.
 
     Attributes:
@@ -109,7 +111,15 @@ class GenerativeModel(LightningModule, ABC):
     def __init__(self, settings: FamilySettings) -> None:
         super().__init__()
         self.settings = settings
-        self.automatic_optimization = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(chain(self.parameters(), self.buffers()), torch.empty(0)).device
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """New optimisers of its weights, in the order in which each step has them; none of what is never trained."""
+        return []
 
     @abstractmethod
     def optimise(self, step: Step) -> dict[str, Tensor]:
@@ -132,7 +142,7 @@ class GenerativeModel(LightningModule, ABC):
         sums: dict[str, Tensor] = {}
         for part in step.parts:
             loss, scalars = objective(part)
-            self.manual_backward(loss / len(step.parts))
+            (loss / len(step.parts)).backward()
             for name, value in scalars.items():
                 sums[name] = sums[name] + value.detach() if name in sums else value.detach()
         parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -142,9 +152,9 @@ class GenerativeModel(LightningModule, ABC):
         optimizer.step()
         return {name: value / len(step.parts) for name, value in sums.items()}
 
-    def training_step(self, block: StepBlock, _: int) -> dict[str, BlockLog]:
+    def train_block(self, block: StepBlock, optimizers: Sequence[torch.optim.Optimizer]) -> BlockLog:
         """Does the block's optimiser steps; waits for the device once, at the end."""
-        scalars = [self.optimise(self._step(block, index)) for index in range(len(block.seeds))]
+        scalars = [self.optimise(self._step(block, index, optimizers)) for index in range(len(block.seeds))]
         done = block.first_step + len(scalars)
         values: dict[str, list[tuple[int, float]]] = {name: [] for row in scalars for name in row}
         logged = [value.float() for row in scalars for value in row.values()]
@@ -152,9 +162,9 @@ class GenerativeModel(LightningModule, ABC):
         for index, row in enumerate(scalars):
             for name in row:
                 values[name].append((block.first_step + index, next(numbers)))
-        return {"log": BlockLog(done, done * block.batch_size, values)}
+        return BlockLog(done, done * block.batch_size, values)
 
-    def _step(self, block: StepBlock, index: int) -> Step:
+    def _step(self, block: StepBlock, index: int, optimizers: Sequence[torch.optim.Optimizer]) -> Step:
         """Step of a block, its images augmented, in micro-batches."""
         number, seed, images_NCHW = block.first_step + index, block.seeds[index], block.images_NCHW(index)
         own, device = len(images_NCHW), images_NCHW.device
@@ -170,7 +180,7 @@ class GenerativeModel(LightningModule, ABC):
                 images = self.augmentation(images, conditions, draws)
             parts.append(MicroBatch(images, conditions, draws))
         seen = number * block.batch_size
-        return Step(number, seen, min(1.0, seen / self.settings.images), tuple(parts))
+        return Step(number, seen, min(1.0, seen / self.settings.images), tuple(parts), tuple(optimizers))
 
     def fit_sampling(self, images: Callable[[], Encoded]) -> None:
         """Settles what `sample` needs beside trained weights, as the density of a VAE's latents.

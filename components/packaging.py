@@ -21,7 +21,6 @@ PACKAGE = Path(__file__).resolve().parent
 REQUIREMENTS = (
     "cronsim",
     "cryptography",
-    "lightning",
     "mlflow",
     "model-signing",
     "numpy",

@@ -15,6 +15,7 @@ from components.models import family_settings
 from components.settings import FamilySettings
 from components.training.batches import StepBlocks
 from components.training.draws import Draws
+from components.training.module import TrainingModule
 
 SMALL = {
     "batch_size": 8,
@@ -67,7 +68,7 @@ def trained(
         enable_model_summary=False,
         callbacks=list(callbacks),
     )
-    trainer.fit(model, DataLoader(blocks, batch_size=None))
+    trainer.fit(TrainingModule(model), DataLoader(blocks, batch_size=None))
     return model
 
 

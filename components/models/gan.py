@@ -4,7 +4,6 @@ Networks: `components.networks.architectures`; losses, penalties and augmentatio
 """
 
 from functools import partial
-from typing import Any
 
 import torch
 from pydantic import Field
@@ -60,8 +59,7 @@ class Gan(GenerativeModel):
         ]
 
     def optimise(self, step: Step) -> dict[str, Tensor]:
-        optimizers: Any = self.optimizers(use_pl_optimizer=False)
-        generator_optimizer, discriminator_optimizer = optimizers
+        generator_optimizer, discriminator_optimizer = step.optimizers
         schedule_optimizer(generator_optimizer, self.settings.generator_optimizer, step)
         schedule_optimizer(discriminator_optimizer, self.settings.discriminator_optimizer, step)
         trains_generator = (step.number + 1) % self.settings.discriminator_steps == 0

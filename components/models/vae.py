@@ -7,7 +7,7 @@ Ghosh et al., 2019, arXiv:1903.12436 (sampling from a mixture fitted after train
 """
 
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import Field
@@ -46,11 +46,11 @@ class Vae(VariationalModel):
 
         return PerceptualLoss(self.device)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return optimizer_for(self.networks, self.settings.optimizer)
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [optimizer_for(self.networks, self.settings.optimizer)]
 
     def optimise(self, step: Step) -> dict[str, Tensor]:
-        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        (optimizer,) = step.optimizers
         schedule_optimizer(optimizer, self.settings.optimizer, step)
         beta = self.beta(step.images_seen)
         scalars = self.update(optimizer, step, partial(self._loss, beta))

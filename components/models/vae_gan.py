@@ -57,8 +57,7 @@ class VaeGan(VariationalModel):
         ]
 
     def optimise(self, step: Step) -> dict[str, Tensor]:
-        optimizers: Any = self.optimizers(use_pl_optimizer=False)
-        autoencoder_optimizer, discriminator_optimizer = optimizers
+        autoencoder_optimizer, discriminator_optimizer = step.optimizers
         schedule_optimizer(autoencoder_optimizer, self.settings.autoencoder_optimizer, step)
         schedule_optimizer(discriminator_optimizer, self.settings.discriminator_optimizer, step)
         beta, fakes = self.beta(step.images_seen), dict[int, Tensor]()

@@ -18,6 +18,7 @@ from components.errors import InputError
 from components.generative import GenerativeModel
 from components.settings import FamilySettings, TrainCommonSettings
 from components.training.batches import StepBlock, StepBlocks
+from components.training.module import TrainingModule
 from components.training.saving import Checkpoints
 
 TERMINATED = 128 + signal.SIGTERM
@@ -136,7 +137,7 @@ def fit(trainer: Trainer, model: GenerativeModel, blocks: Blocks) -> None:
         with warnings.catch_warnings():
             # A training that was killed after its last step has no block left.
             warnings.filterwarnings("ignore", r"Total length of `\w+` across ranks is zero")
-            trainer.fit(model, datamodule=blocks)
+            trainer.fit(TrainingModule(model), datamodule=blocks)
     except BaseException:
         if trainer.strategy.launcher is not None:
             trainer.strategy.launcher.kill(signal.SIGTERM)

@@ -20,6 +20,7 @@ from components.metrics.frechet import frechet_distance
 from components.sampling import Samples
 from components.settings import QualitySettings
 from components.training.batches import training_images
+from components.training.module import model_of
 from components.training.reporting import Recorder
 
 METRIC = "val_fd_efflite0"
@@ -132,12 +133,12 @@ class QualityChecks(Callback):
     def _is_over(self) -> bool:
         return self.settings.patience is not None and self._without_better >= self.settings.patience
 
-    def on_train_batch_end(self, trainer: Trainer, model: LightningModule, outputs: Any, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:
         log: BlockLog = outputs["log"]
         if log.images_seen < self._next_due and log.last_step < self.steps:
             return
         self._next_due = (log.images_seen // self.settings.every + 1) * self.settings.every
-        assert isinstance(model, GenerativeModel)
+        model = model_of(module)
         started = time.monotonic()
         value = self._judge(model) if trainer.is_global_zero else math.nan
         value = trainer.strategy.broadcast(value)

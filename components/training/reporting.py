@@ -18,6 +18,7 @@ from components.generative import BlockLog, GenerativeModel
 from components.images import to_uint8
 from components.settings import TrainCommonSettings
 from components.sheets import labelled_grids, rows_by_category
+from components.training.module import model_of
 
 PROGRESS_SECONDS = 10
 MAX_GRID_ROWS = 32
@@ -112,13 +113,12 @@ class SampleGrids(Callback):
         due = [steps * (index + 1) // common.grids for index in range(common.grids - 1)]
         self.due = [step for step in due if all(step > drawn for drawn in logged)]
 
-    def on_train_batch_end(self, _trainer: Trainer, model: LightningModule, outputs: Any, *_: Any) -> None:
+    def on_train_batch_end(self, _trainer: Trainer, module: LightningModule, outputs: Any, *_: Any) -> None:
         done = outputs["log"].last_step
         if not self.due or done < self.due[0]:
             return
         self.due = [step for step in self.due if step > done]
-        assert isinstance(model, GenerativeModel)
-        mlflow.log_image(sample_grid(model, self.split, self.columns, self.seed), key=GRIDS, step=done)
+        mlflow.log_image(sample_grid(model_of(module), self.split, self.columns, self.seed), key=GRIDS, step=done)
 
 
 def sample_grid(model: GenerativeModel, split: Split, columns: int, seed: int) -> Image.Image:

@@ -7,6 +7,7 @@ from lightning import Callback, LightningModule, Trainer
 from components.dataset import DatasetInfo
 from components.generative import BlockLog
 from components.training.checkpoints import State
+from components.training.module import model_of
 from components.training.shelf import Shelf
 
 
@@ -38,10 +39,10 @@ class Checkpoints(Callback):
         """All processes start from what the first one has: the checkpoint, or its untrained weights."""
         state = self._state
         if trainer.world_size > 1:
-            state = trainer.strategy.broadcast({"model": module.state_dict()} if state is None else state)
+            state = trainer.strategy.broadcast({"model": model_of(module).state_dict()} if state is None else state)
         if state is None:
             return
-        module.load_state_dict(state["model"])
+        model_of(module).load_state_dict(state["model"])
         if "step" not in state:
             return
         for optimizer, saved in zip(trainer.optimizers, state["optimizers"], strict=True):
@@ -70,7 +71,7 @@ class Checkpoints(Callback):
             "step": log.last_step,
             "images": log.images_seen,
             "ended": ended,
-            "model": module.state_dict(),
+            "model": model_of(module).state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in trainer.optimizers],
             "callbacks": {name: state for name, state in states.items() if state},
         }

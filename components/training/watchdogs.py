@@ -13,6 +13,7 @@ from lightning import Callback, LightningModule, Trainer
 from components.errors import InputError
 from components.generative import BlockLog, GenerativeModel
 from components.settings import WatchdogSettings
+from components.training.module import model_of
 from components.training.reporting import Recorder
 
 TAG = "vitrine.diagnosis"
@@ -128,7 +129,7 @@ class Watchdogs(Callback):
             TrainingStoppedError: something is not finite, or was past a threshold for too long.
         """
         log: BlockLog = outputs["log"]
-        if problem := _nonfinite_scalar(log) or _nonfinite_weight(log, module):
+        if problem := _nonfinite_scalar(log) or _nonfinite_weight(log, model_of(module)):
             self._stop(log, problem, self._advice_for_divergence())
         found = {name: value for name, watch in WATCHES.items() if (value := watch.value(log)) is not None}
         judged = {name: self._judge(name, value, log) for name, value in found.items()}
@@ -213,16 +214,15 @@ def _nonfinite_scalar(log: BlockLog) -> str | None:
 
 
 @torch.no_grad()
-def _nonfinite_weight(log: BlockLog, module: LightningModule) -> str | None:
+def _nonfinite_weight(log: BlockLog, model: GenerativeModel) -> str | None:
     """The first weight or buffer that holds NaN or infinity; a loss shows it a step later, after a checkpoint.
 
     What `fit_sampling` sets is left out: infinity may have a meaning there. The device is asked once for all.
     """
-    refitted = module.refitted if isinstance(module, GenerativeModel) else ()
     named = [
         (name, tensor.detach())
-        for name, tensor in chain(module.named_parameters(), module.named_buffers())
-        if tensor.is_floating_point() and tensor.numel() and not (refitted and name.startswith(refitted))
+        for name, tensor in chain(model.named_parameters(), model.named_buffers())
+        if tensor.is_floating_point() and tensor.numel() and not name.startswith(model.refitted)
     ]
     if not named:
         return None

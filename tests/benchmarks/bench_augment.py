@@ -34,6 +34,7 @@ from components.settings import AugmentSettings, FamilySettings, load_settings
 from components.training.batches import StepBlocks
 from components.training.draws import Draws, whole_batch
 from components.training.fitting import choose_precision
+from components.training.module import TrainingModule
 from tests.benchmarks.measuring import PROJECT
 
 SHAPE = (3, 64, 64)
@@ -104,7 +105,7 @@ def share_of_step(settings: AugmentSettings, rounds: int) -> float:
     trainer = Trainer(
         max_epochs=1, accelerator="cpu", precision=precision, callbacks=[timed], enable_progress_bar=False, **options
     )
-    trainer.fit(model, DataLoader(blocks, batch_size=None))
+    trainer.fit(TrainingModule(model), DataLoader(blocks, batch_size=None))
     # The first step warms up.
     return median(timed.augmented[1:]) / median(timed.steps[1:])
 

@@ -38,6 +38,7 @@ from components.models import family_settings
 from components.settings import FamilySettings, Settings, TrainCommonSettings, load_settings
 from components.train import TrainingFolders, train
 from components.training.batches import StepBlock
+from components.training.module import TrainingModule
 from tests.benchmarks.measuring import PROJECT
 
 OURS = ("gan", "vae")
@@ -100,17 +101,17 @@ def trial(
         Images per second, and seconds that a training takes beside its steps.
     """
     ends = [time.perf_counter()]
-    original = GenerativeModel.training_step
+    original = TrainingModule.training_step
 
-    def timed(model: GenerativeModel, block: StepBlock, number: int) -> dict[str, BlockLog]:
-        result = original(model, block, number)
+    def timed(module: TrainingModule, block: StepBlock, number: int) -> dict[str, BlockLog]:
+        result = original(module, block, number)
         ends.append(time.perf_counter())
         if ends[-1] - ends[1] > seconds:
-            model.trainer.should_stop = True
+            module.trainer.should_stop = True
         return result
 
     started, short = ends[0], common.model_copy(update={"log_every": 5})
-    with in_folder(out), patch.object(GenerativeModel, "training_step", timed):
+    with in_folder(out), patch.object(TrainingModule, "training_step", timed):
         train(family, settings, short, prepared, TrainingFolders(out / "trial", out / "trial"))
     steps = 5 * (len(ends) - 2)
     in_steps = ends[-1] - ends[1]

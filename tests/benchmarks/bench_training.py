@@ -36,12 +36,13 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from components.dataset import load_split
-from components.generative import BlockLog, GenerativeModel
+from components.generative import BlockLog
 from components.models import family_settings
 from components.settings import TrainCommonSettings, load_settings
 from components.train import TrainingFolders, train
 from components.training.acceleration import accelerate
 from components.training.batches import StepBlock
+from components.training.module import TrainingModule
 from components.training.quality import QualityChecks
 from components.training.reporting import SampleGrids
 from tests.benchmarks.measuring import PROJECT, cpu_of_children
@@ -110,22 +111,22 @@ def vitrine(task: Task, spent: Spent) -> Rate:
     """The whole stage, its blocks after the first timed up to the last one's callbacks but one."""
     clocks: list[Clock] = []
     rates: list[Rate] = []
-    original = GenerativeModel.training_step
+    original = TrainingModule.training_step
     block_images = task.common.log_every * task.settings.batch_size
 
-    def timed(model: GenerativeModel, block: StepBlock, number: int) -> dict[str, BlockLog]:
+    def timed(module: TrainingModule, block: StepBlock, number: int) -> dict[str, BlockLog]:
         if number == 1:
             clocks.append(Clock())
         elif number > 1:
             # The newest counts: all blocks but the first, with what came after each.
             rates.append(clocks[0].rate((number - 1) * block_images))
-        return original(model, block, number)
+        return original(module, block, number)
 
     # One block before those that are timed, and one after them.
     images = (task.steps + 2 * task.common.log_every) * task.settings.batch_size
     settings = task.settings.model_copy(update={"images": images})
     common = task.common.model_copy(update={"quality": None, "grids": 1})
-    with in_new_folder() as folder, patch.object(GenerativeModel, "training_step", timed):
+    with in_new_folder() as folder, patch.object(TrainingModule, "training_step", timed):
         train(task.family, settings, common, task.prepared, TrainingFolders(folder / "w", folder / "r"))
     time_the_rare(task, spent)
     return rates[-1]

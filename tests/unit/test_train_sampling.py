@@ -30,6 +30,7 @@ from components.train import TrainingFolders, train
 from components.training import fitting
 from components.training.batches import StepBlocks
 from components.training.draws import Draws
+from components.training.module import TrainingModule
 from components.training.reporting import sample_grid
 from tests.prepared import write_prepared
 from tests.small import small_settings
@@ -272,7 +273,7 @@ def fit(family: str, folder: Path, augmentation: Augmentation | None) -> dict[st
     model.augmentation = augmentation
     blocks = StepBlocks(load_split(folder, "train"), torch.device("cpu"), batch_size=8, steps=6, block=2, seed=1)
     options: dict[str, Any] = {"enable_checkpointing": False, "barebones": True, "max_epochs": 1}
-    Trainer(accelerator="cpu", logger=False, **options).fit(model, DataLoader(blocks, batch_size=None))
+    Trainer(accelerator="cpu", logger=False, **options).fit(TrainingModule(model), DataLoader(blocks, batch_size=None))
     return model.sampling_state()
 
 

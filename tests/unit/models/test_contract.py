@@ -17,6 +17,7 @@ from components.generative import GenerativeModel, Reconstructs, build, load_mod
 from components.images import to_float
 from components.models import available_models, family_settings
 from components.training.batches import StepBlocks, training_images
+from components.training.module import TrainingModule
 from tests.prepared import CATEGORIES, without_conditions, write_prepared
 from tests.small import small_settings, trained
 
@@ -110,7 +111,7 @@ def test_one_step_changes_every_trained_weight(family: str, tmp_path: Path) -> N
     blocks = StepBlocks(
         load_split(tmp_path / "prepared", "train"), torch.device("cpu"), batch_size=24, steps=3, block=3, seed=1
     )
-    trainer.fit(model, DataLoader(blocks, batch_size=None))
+    trainer.fit(TrainingModule(model), DataLoader(blocks, batch_size=None))
     unchanged = [
         name for name, weight in model.named_parameters() if name in before and torch.equal(weight, before[name])
     ]

@@ -20,6 +20,7 @@ from components.generative import BlockLog, Step
 from components.models.gan import Gan, Settings, build
 from components.training.batches import StepBlocks
 from components.training.diversity import within_category_distance
+from components.training.module import TrainingModule
 from tests.prepared import write_prepared
 from tests.small import micro_batch, small_settings
 
@@ -87,14 +88,13 @@ def trained(model: Gan, prepared: Path, steps: int = 2, precision: Any = "32-tru
     logs: list[BlockLog] = []
 
     def keep(step: Callable[..., Any], *args: Any) -> Any:
-        outputs = step(*args)
-        logs.append(outputs["log"])
-        return outputs
+        logs.append(step(*args))
+        return logs[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(model, "training_step", partial(keep, model.training_step))
+        patch.setattr(model, "train_block", partial(keep, model.train_block))
         trainer = Trainer(accelerator="cpu", logger=False, barebones=True, max_epochs=1, precision=precision)
-        trainer.fit(model, DataLoader(blocks, batch_size=None))
+        trainer.fit(TrainingModule(model), DataLoader(blocks, batch_size=None))
     (log,) = logs
     return {name: [value for _, value in pairs] for name, pairs in log.values.items()}
 

@@ -51,11 +51,11 @@ def settings() -> FamilySettings:
 
 
 def test_each_value_stands_with_its_step(blocks: StepBlocks, settings: FamilySettings) -> None:
-    log = Counting(settings).training_step(blocks[1], 1)["log"]
+    log = Counting(settings).train_block(blocks[1], [])
     assert log.values == {"number": [(step, float(step)) for step in range(5, 10)], "square": [(6, 36.0), (9, 81.0)]}
     assert (log.last_step, log.images_seen) == (10, 80)
     assert log.means() == {"number": 7.0, "square": 58.5}
 
 
 def test_nothing_logged_is_no_error(blocks: StepBlocks, settings: FamilySettings) -> None:
-    assert Silent(settings).training_step(blocks[0], 0)["log"].values == {}
+    assert Silent(settings).train_block(blocks[0], []).values == {}

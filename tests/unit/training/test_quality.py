@@ -22,6 +22,7 @@ from components.images import to_float, to_uint8
 from components.metrics.frechet import frechet_distance
 from components.settings import FamilySettings, QualitySettings
 from components.training.batches import StepBlocks
+from components.training.module import TrainingModule
 from components.training.quality import METRIC, QualityChecks
 from components.training.reporting import Recorder
 from tests.prepared import write_prepared
@@ -45,12 +46,11 @@ class Painter(GenerativeModel):
         self.breaks, self.fitted_with = breaks, list[int]()
         self.modes, self.drawn = list[bool](), list[int]()
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), 1.0)
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [torch.optim.SGD(self.parameters(), 1.0)]
 
     def optimise(self, step: Step) -> dict[str, Tensor]:
-        optimizer: Any = self.optimizers(use_pl_optimizer=False)
-        return self.update(optimizer, step, lambda _: (-self.steps_done, {"loss": self.steps_done}))
+        return self.update(step.optimizers[0], step, lambda _: (-self.steps_done, {"loss": self.steps_done}))
 
     def fit_sampling(self, images: Callable[[], Encoded]) -> None:
         self.fitted_with.append(sum(len(chunk) for chunk, _ in images()))
@@ -120,7 +120,7 @@ def run(model: Painter, callback: QualityChecks, first_step: int = 0) -> Trainer
     )
     steps, cpu = callback.steps, torch.device("cpu")
     blocks = StepBlocks(callback.train, cpu, batch_size=BATCH, steps=steps, block=5, seed=1, first_step=first_step)
-    trainer.fit(model, DataLoader(blocks, batch_size=None))
+    trainer.fit(TrainingModule(model), DataLoader(blocks, batch_size=None))
     return trainer
 
 
@@ -243,7 +243,7 @@ def test_other_processes_take_what_the_first_one_found(prepared: Path) -> None:
         is_global_zero=False, should_stop=False, strategy=SimpleNamespace(broadcast=lambda _: 1.5)
     )
     model = Painter(load_split(prepared, "train"))
-    callback.on_train_batch_end(trainer, model, {"log": BlockLog(10, 40, {})})
+    callback.on_train_batch_end(trainer, TrainingModule(model), {"log": BlockLog(10, 40, {})})
     assert callback.best is not None
     assert callback.best.value == 1.5
 

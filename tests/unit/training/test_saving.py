@@ -31,11 +31,11 @@ class Brightness(GenerativeModel):
         self.ema = Average(self.network)
         self.steps = 0
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(self.network.parameters(), 0.01, fused=True)
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [torch.optim.AdamW(self.network.parameters(), 0.01, fused=True)]
 
     def optimise(self, step: Step) -> dict[str, Tensor]:
-        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        (optimizer,) = step.optimizers
         scalars = self.update(optimizer, step, self._loss)
         self.ema.update(self.settings.batch_size, 50.0)
         self.steps += 1

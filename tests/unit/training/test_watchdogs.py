@@ -8,7 +8,7 @@ from typing import Any
 import mlflow
 import pytest
 import torch
-from lightning import LightningModule, Trainer
+from lightning import Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -18,6 +18,7 @@ from components.generative import BlockLog, GenerativeModel, Step
 from components.settings import FamilySettings, WatchdogSettings, WatchSettings
 from components.stage import explained_errors
 from components.training.batches import StepBlocks
+from components.training.module import TrainingModule
 from components.training.reporting import Recorder
 from components.training.watchdogs import TAG, TrainingStoppedError, Watchdogs
 from tests.prepared import write_prepared
@@ -38,11 +39,11 @@ def settings(patience: int = 300) -> WatchdogSettings:
 class Blocks:
     """Feeds a watchdog with blocks of ten steps and ten images each."""
 
-    def __init__(self, patience: int = 300, module: LightningModule | None = None) -> None:
+    def __init__(self, patience: int = 300, model: GenerativeModel | None = None) -> None:
         self.recorder = Recorder()
         self.watchdogs = Watchdogs(settings(patience), "gan", self.recorder)
         self.trainer = Trainer(accelerator="cpu", barebones=True)
-        self.module = module or LightningModule()
+        self.module = TrainingModule(model or Tiny(tiny_settings(), lr=0.1))
         self.done = 0
 
     def feed(self, **values: float | list[float]) -> None:
@@ -76,12 +77,12 @@ def test_of_one_step_the_loss_that_was_told_first_is_named() -> None:
 @pytest.mark.parametrize("bad", [math.nan, -math.inf])
 def test_a_weight_that_is_not_finite_is_named(place: str, bad: float) -> None:
     """Where the last step of a block breaks the weights, its losses are fine still, and a checkpoint is due."""
-    module = LightningModule()
-    module.network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
-    blocks = Blocks(module=module)
+    model = Tiny(tiny_settings(), lr=0.1)
+    model.network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    blocks = Blocks(model=model)
     blocks.feed(loss=1.0)
     with torch.no_grad():
-        getattr(module.network[1], place)[1] = bad
+        getattr(model.network[1], place)[1] = bad
     with pytest.raises(
         TrainingStoppedError, match=rf"the weight network\.1\.{place} holds NaN or infinity after step 20"
     ):
@@ -89,25 +90,25 @@ def test_a_weight_that_is_not_finite_is_named(place: str, bad: float) -> None:
 
 
 def test_infinity_in_what_is_fitted_after_training_is_no_matter() -> None:
-    module = Tiny(tiny_settings(), lr=0.1)
-    module.refitted = ("density.",)
-    module.density = nn.BatchNorm1d(2)
-    blocks = Blocks(module=module)
+    model = Tiny(tiny_settings(), lr=0.1)
+    model.refitted = ("density.",)
+    model.density = nn.BatchNorm1d(2)
+    blocks = Blocks(model=model)
     with torch.no_grad():
-        module.density.weight.fill_(math.inf)
+        model.density.weight.fill_(math.inf)
     blocks.feed(loss=1.0)
     with torch.no_grad():
-        module.weight.fill_(math.inf)
+        model.weight.fill_(math.inf)
     with pytest.raises(TrainingStoppedError, match="the weight weight holds"):
         blocks.feed(loss=1.0)
 
 
 def test_large_weights_are_no_matter() -> None:
-    module = LightningModule()
-    module.register_buffer("large", torch.full((3,), 3e38))
-    module.register_buffer("empty", torch.zeros(0))
-    module.register_buffer("count", torch.tensor(2**40))
-    Blocks(module=module).feed(loss=1.0)
+    model = Tiny(tiny_settings(), lr=0.1)
+    model.register_buffer("large", torch.full((3,), 3e38))
+    model.register_buffer("empty", torch.zeros(0))
+    model.register_buffer("count", torch.tensor(2**40))
+    Blocks(model=model).feed(loss=1.0)
 
 
 def test_a_warning_comes_after_patience_and_is_told_once(capsys: pytest.CaptureFixture[str]) -> None:
@@ -221,11 +222,11 @@ class Tiny(GenerativeModel):
         super().__init__(settings)
         self.weight, self.lr = nn.Parameter(torch.ones(1)), lr
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), self.lr)
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        return [torch.optim.SGD(self.parameters(), self.lr)]
 
     def optimise(self, step: Step) -> dict[str, Tensor]:
-        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        (optimizer,) = step.optimizers
 
         def loss(_: Any) -> tuple[Tensor, dict[str, Tensor]]:
             value = self.weight.square().sum()
@@ -269,7 +270,7 @@ def train(folder: Path, lr: float, steps: int = 40) -> None:
     )
     split = load_split(write_prepared(folder / "prepared"), "train")
     blocks = StepBlocks(split, torch.device("cpu"), batch_size=4, steps=steps, block=10, seed=1)
-    trainer.fit(Tiny(tiny_settings(), lr), DataLoader(blocks, batch_size=None))
+    trainer.fit(TrainingModule(Tiny(tiny_settings(), lr)), DataLoader(blocks, batch_size=None))
 
 
 @pytest.mark.usefixtures("_tracked")
