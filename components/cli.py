@@ -9,11 +9,12 @@ from typing import Any, NoReturn
 
 from mlflow.exceptions import MlflowException
 
+from components import tracking
 from components.errors import InputError
-from components.notify import Event, notify
 from components.registry.describing import describe_verdict
 from components.registry.entries import AnyEntry, Change, Judged, Overridden, Promoted
-from components.registry.explaining import Explanation, explain, history, told
+from components.registry.explained import explained
+from components.registry.explaining import explain, history, told
 from components.registry.promotion import Outcome, promote, rollback
 from components.registry.refusals import RefusalError, shown
 from components.registry.verdicts import MAX_DAYS, override
@@ -29,6 +30,10 @@ COLUMNS = ("#", "when", "what", "from", "to", "verdict", "override", "who", "why
 class _Parser(argparse.ArgumentParser):
     """Tells wrong usage as it tells everything else, in JSON if that was asked for."""
 
+    def __init__(self, **options: Any) -> None:
+        # With abbreviations `--js` would mean `--json`, unknown to whoever tells an error.
+        super().__init__(**options, allow_abbrev=False)
+
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see `{self.prog} --help`")
 
@@ -38,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
     try:
         args = _parser().parse_args(words)
+        if note := tracking.require_store():
+            print(f"note: {note}", file=sys.stderr)
         args.command(args)
     except RefusalError as error:
         _fail("--json" in words, REFUSED, {"code": error.code, "message": str(error), **error.facts})
@@ -75,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     command = add("rollback", _rollback, "make the previous champion champion again")
     command.add_argument("--expect-champion", metavar="V", help="refuse unless this version is champion")
     command.add_argument("--to", metavar="V", help="an earlier champion (default: the previous one)")
+    command.add_argument("--key", help="of this request; the same key never goes back twice")
     _add_reason(command)
     command = add("override", _override, "answer for a version whose gate failed, so that it can be promoted")
     command.add_argument("version", metavar="VERSION")
@@ -93,25 +101,35 @@ def _add_reason(command: argparse.ArgumentParser) -> None:
 
 def _promote(args: argparse.Namespace) -> None:
     expected = None if args.expect_champion == "none" else args.expect_champion
-    outcome = promote(args.name, args.version, expect_champion=expected, why=args.why, who=args.who, key=args.key)
-    _tell_outcome("promoted", outcome, args.json)
+    outcome = promote(
+        args.name, args.version, expect_champion=expected, why=args.why, who=args.who, key=args.key, tell=True
+    )
+    _print_outcome(outcome, args.json)
 
 
 def _rollback(args: argparse.Namespace) -> None:
-    outcome = rollback(args.name, why=args.why, who=args.who, expect_champion=args.expect_champion, to=args.to)
-    _tell_outcome("rolled back", outcome, args.json)
+    outcome = rollback(
+        args.name,
+        why=args.why,
+        who=args.who,
+        expect_champion=args.expect_champion,
+        to=args.to,
+        key=args.key,
+        tell=True,
+    )
+    _print_outcome(outcome, args.json)
 
 
-def _tell_outcome(what: Event, outcome: Outcome, as_json: bool) -> None:
+def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     event = outcome.event
-    if not outcome.repeated:
-        notify(what, outcome.name, told(event))
     if as_json:
         _print_json(as_json_object(outcome))
         return
     repeated = f" (done before, on {event.when} by {event.who})" if outcome.repeated else ""
     print(printable(f"{outcome.name}: {told(event)}{repeated}"))
     print(f"champion: {shown(outcome.champion)}")
+    if outcome.warning:
+        print(printable(f"warning: {outcome.warning}"))
 
 
 def as_json_object(outcome: Outcome) -> dict[str, Any]:
@@ -120,13 +138,13 @@ def as_json_object(outcome: Outcome) -> dict[str, Any]:
         "name": outcome.name,
         "champion": outcome.champion,
         "repeated": outcome.repeated,
+        "warning": outcome.warning,
         "event": outcome.event.model_dump(mode="json"),
     }
 
 
 def _override(args: argparse.Namespace) -> None:
-    entry = override(args.name, args.version, why=args.why, until=args.until, who=args.who)
-    notify("override", args.name, told(entry))
+    entry = override(args.name, args.version, why=args.why, until=args.until, who=args.who, tell=True)
     if args.json:
         _print_json({"name": args.name, "event": entry.model_dump(mode="json")})
     else:
@@ -169,13 +187,7 @@ def _explain(args: argparse.Namespace) -> None:
     if args.json:
         _print_json(asdict(found))
     else:
-        _print_explanation(found)
-
-
-def _print_explanation(found: Explanation) -> None:
-    for section, facts in found.sections.items():
-        print(f"\n{section}" if facts else f"\n{section}: nothing")
-        _print_table([(f"  {fact.name}", fact.value, *([fact.link] if fact.link else [])) for fact in facts])
+        print("\n".join(printable(line) for line in explained(found)))
 
 
 def _print_table(rows: Sequence[tuple[str, ...]]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ValidationError
@@ -30,6 +31,7 @@ class Dinov2Config(BaseModel):
     num_attention_heads: int
     patch_size: int
     layer_norm_eps: float = 1e-6
+    hidden_act: Literal["gelu"] = "gelu"
     use_swiglu_ffn: bool = False
     num_register_tokens: int = 0
 

@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
-Better = Literal["lower", "higher", "near 1"]
+Better = Literal["lower", "higher", "near 0", "near 1"]
 
 GROUPS = ("Likeness", "Variety", "Conditions", "Copying", "Reconstruction", "Other")
 
@@ -131,8 +131,8 @@ _TOLD: tuple[tuple[str, Told], ...] = (
             "Condition fidelity",
             "Conditions",
             "higher",
-            "Share of generated images in which a classifier trained on real photos finds what was asked for; the "
-            "floor is how often it is right on real photos.",
+            "Share of generated images in which a classifier trained on real photos finds what was asked for; what "
+            "real photos reach is how often it is right on those.",
             bounded=True,
         ),
     ),
@@ -160,9 +160,9 @@ _TOLD: tuple[tuple[str, Told], ...] = (
         Told(
             "Data-copying test",
             "Copying",
-            "higher",
+            "near 0",
             "Whether generated images are nearer to training photos than held-out photos are, as a z value: about 0 "
-            "for an honest model, below -3 for one that copies.",
+            "is what held-out photos give, far below 0 means copies, far above 0 images unlike any photo.",
         ),
     ),
     (
@@ -203,6 +203,14 @@ def told(metric: str) -> Told:
             attribute = metric.removeprefix("condition_fidelity_")
             return found if attribute == metric else replace(found, title=f"{found.title}, {attribute}")
     return Told(metric, "Other", None, "")
+
+
+def badness(metric: str, value: float) -> float | None:
+    """What grows as a metric gets worse; None if it cannot be said which way that is."""
+    wanted = told(metric).better
+    if wanted is None:
+        return None
+    return {"lower": value, "higher": -value, "near 0": abs(value), "near 1": abs(value - 1)}[wanted]
 
 
 def shown(value: float | None) -> str:

@@ -19,6 +19,9 @@ GROUPS = 20
 T_95 = 2.0930240544
 """Two-sided 95% quantile of Student's t distribution with GROUPS - 1 degrees of freedom."""
 
+Z_95 = 1.9599639845
+"""That of the normal distribution."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -33,11 +36,13 @@ class Estimate:
         value: NaN if it could not be computed.
         replicates: its value without each group in turn, GROUPS of them; none if the uncertainty is unknown.
         floor: its value for held-out real photos in place of generated ones: what perfect would be.
+        least_error: standard error that it has at least, whatever the replicates say: `share_error` of a share.
     """
 
     value: float
     replicates: tuple[float, ...] = ()
     floor: float | None = None
+    least_error: float = 0.0
 
     @property
     def interval(self) -> tuple[float, float] | None:
@@ -45,7 +50,8 @@ class Estimate:
         error = standard_error(self.replicates)
         if error is None or not math.isfinite(self.value):
             return None
-        return self.value - T_95 * error, self.value + T_95 * error
+        arm = T_95 * max(error, self.least_error)
+        return self.value - arm, self.value + arm
 
 
 def standard_error(replicates: Sequence[float]) -> float | None:
@@ -54,6 +60,21 @@ def standard_error(replicates: Sequence[float]) -> float | None:
         return None
     mean = math.fsum(replicates) / GROUPS
     return math.sqrt((GROUPS - 1) / GROUPS * math.fsum((value - mean) ** 2 for value in replicates))
+
+
+def share_error(share: float, count: int) -> float:
+    """Least standard error of a share of images, for `Estimate.least_error`: the jackknife of 0 of N is 0.
+
+    The interval then reaches as far as the farther end of Wilson's (1927, doi:10.1080/01621459.1927.10502953).
+
+    Args:
+        share: 0 to 1.
+        count: number of images, at least 1.
+    """
+    pull = Z_95**2 / count
+    middle = (share + pull / 2) / (1 + pull)
+    arm = math.sqrt(pull * share * (1 - share) + pull**2 / 4) / (1 + pull)
+    return (arm + abs(middle - share)) / T_95
 
 
 Estimates = dict[str, Estimate]
@@ -116,6 +137,7 @@ def _estimates(content: Mapping[str, Any]) -> Estimates:
             _number(found["value"]),
             tuple(_number(value) for value in found["replicates"]),
             None if found["floor"] is None else _number(found["floor"]),
+            _number(found.get("least_error", 0.0)),  # older files have none
         )
         for name, found in content.items()
     }

@@ -257,7 +257,10 @@ def _difference(mine: Estimate, theirs: Estimate, check: ChampionCheck) -> Estim
         return sign * (candidate - champion) - margin
 
     pairs = zip(mine.replicates, theirs.replicates, strict=True)
-    return Estimate(beyond(mine.value, theirs.value), tuple(beyond(one, other) for one, other in pairs))
+    # Both are shares of images drawn apart; a relative margin moves with the champion's.
+    least = math.hypot(mine.least_error, (beyond(0.0, 1.0) - beyond(0.0, 0.0)) * theirs.least_error)
+    found = tuple(beyond(one, other) for one, other in pairs)
+    return Estimate(beyond(mine.value, theirs.value), found, least_error=least)
 
 
 def _unusable(estimate: Estimate | None, place: str) -> tuple[Code | None, str]:

@@ -25,6 +25,8 @@ COLUMNS = {
 }
 """Columns beside name, time and duration, and their widths in pixels; what no run has is not shown."""
 FIXED = ("attributes.`Run Name`", "runDateAndNestInfo", "duration")
+WORKFLOW = "workflowType=machine_learning"
+"""Part of a page's address: else MLflow opens on traces of language models, whatever the experiment's tag says."""
 LAID_OUT = 1_767_225_600_000
 """When the view was made, milliseconds since 1970, as MLflow wants to know: any time, but always the same."""
 
@@ -95,8 +97,4 @@ def runs_page(server: str, experiment_id: str, *, charts: bool = False) -> str:
         charts: whether it opens on samples and charts instead of the table.
     """
     mode = "CHART" if charts else "TABLE"
-    return (
-        f"{server}/#/experiments/{experiment_id}/runs"
-        # Without the type, the page opens on traces of language models, whatever the experiment's tag says.
-        f"?workflowType=machine_learning&viewStateShareKey={KEY}&compareRunsMode={mode}"
-    )
+    return f"{server}/#/experiments/{experiment_id}/runs?{WORKFLOW}&viewStateShareKey={KEY}&compareRunsMode={mode}"

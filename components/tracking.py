@@ -24,6 +24,9 @@ from components.errors import InputError
 
 EXPERIMENT = "vitrine"
 LOCAL_STORE = Path(".vitrine/tracking")
+REACH = """`eval "$(make -s env)"` tells a shell where they are, `make up` starts them"""
+SERVICES = Path("mlflow")
+"""Folder of the services' own store, below VITRINE_STATE_DIR."""
 RESUMED = "vitrine.resumed"
 """Tag of a training's run: how often it was gone on with."""
 
@@ -85,6 +88,28 @@ def _ensure_experiment(artifact_location: str | None) -> None:
     # Also where the experiment is older than the view.
     if experiment.tags.get(run_view.TAG) != (view := run_view.saved_view()):
         client.set_experiment_tag(experiment.experiment_id, run_view.TAG, view)
+
+
+def require_store() -> str | None:
+    """Makes sure that there is a store to ask, for whoever has no business to make one.
+
+    Returns:
+        What to tell somebody who may have meant another one.
+
+    Raises:
+        InputError: there is none.
+    """
+    if os.environ.get("MLFLOW_TRACKING_URI"):
+        return None
+    services = (Path(os.environ.get("VITRINE_STATE_DIR") or ".vitrine") / SERVICES).is_dir()
+    if (LOCAL_STORE / "mlflow.db").is_file():
+        return f"this asks the local store {LOCAL_STORE}, not the services; {REACH}" if services else None
+    if services:
+        raise InputError(f"this shell does not know the services (MLFLOW_TRACKING_URI is not set); {REACH}")
+    raise InputError(
+        f"MLFLOW_TRACKING_URI is not set, and {Path.cwd()} has no local store ({LOCAL_STORE}, made by `dvc repro`); "
+        f"go to the project's folder. Or ask the services: {REACH}"
+    )
 
 
 @contextmanager
@@ -194,13 +219,26 @@ def known_run(run_id: str) -> str:
 
 
 def page(path: str, server: str | None = None) -> str | None:
-    """Address of one of MLflow's pages, as `models/NAME`; None where runs go into a local file.
+    """Address of one of MLflow's pages; None where runs go into a local file.
 
     Args:
+        path: as in `models/NAME`.
         server: default: the one that `connect` has chosen.
     """
     server = server or mlflow.get_tracking_uri()
-    return f"{server.rstrip('/')}/#/{path}" if server.startswith(("http://", "https://")) else None
+    if not server.startswith(("http://", "https://")):
+        return None
+    return f"{server.rstrip('/')}/#/{path}?{run_view.WORKFLOW}"
+
+
+def run_page(experiment_id: str, run_id: str, artifact: str = "", server: str | None = None) -> str | None:
+    """Address of a run's page; see `page`.
+
+    Args:
+        artifact: path of one of its files, to be shown there.
+    """
+    path = f"experiments/{experiment_id}/runs/{run_id}"
+    return page(f"{path}/artifacts/{artifact}" if artifact else path, server)
 
 
 def metric_name(text: str) -> str:

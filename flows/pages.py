@@ -14,7 +14,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import RESOURCE_ALREADY_EXISTS, ErrorCode
 from prefect.logging import get_run_logger
 
-from components.tracking import metric_name, page
+from components.tracking import metric_name, run_page
 from flows.dag import open_repo
 from flows.reports import flat
 
@@ -100,7 +100,7 @@ def _experiment(client: MlflowClient) -> str:
 
 def _address(server: str, run_id: str, file_name: str) -> str:
     experiment_id = MlflowClient(server).get_run(run_id).info.experiment_id
-    return str(page(f"experiments/{experiment_id}/runs/{run_id}/artifacts/{file_name}", server))
+    return str(run_page(experiment_id, run_id, file_name, server))
 
 
 def _numbers(stage: Any) -> dict[str, float]:

@@ -9,7 +9,6 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from components.errors import InputError
-from components.notify import Event, notify
 from components.registry import promotion, verdicts
 from components.registry.entries import as_markdown
 from components.registry.promotion import Outcome
@@ -17,7 +16,12 @@ from components.registry.promotion import Outcome
 
 @flow(name="promote", flow_run_name="promote {name} {version}", persist_result=False)
 async def promote(
-    name: str, version: int, why: str, expect_champion: int | None = None, who: str | None = None
+    name: str,
+    version: int,
+    why: str,
+    expect_champion: int | None = None,
+    who: str | None = None,
+    key: str | None = None,
 ) -> State[Any]:
     """Makes a version champion if its gate passed.
 
@@ -27,35 +31,50 @@ async def promote(
         why: kept in the history.
         expect_champion: the present champion as you know it; empty: there is none.
         who: kept in the history; empty: this flow run.
+        key: of the request; the same key never promotes twice.
     """
     try:
         outcome = await asyncio.to_thread(
             promotion.promote,
             name,
             str(version),
-            expect_champion=None if expect_champion is None else str(expect_champion),
+            expect_champion=_text(expect_champion),
             why=why,
             who=who or _flow_run(),
+            key=key,
+            tell=True,
         )
     except InputError as error:
         return Failed(name="Refused", message=str(error))
-    return await _told("promoted", outcome, why)
+    return await _told("promoted", outcome)
 
 
 @flow(name="rollback", flow_run_name="rollback {name}", persist_result=False)
-async def rollback(name: str, why: str, who: str | None = None) -> State[Any]:
+async def rollback(
+    name: str, why: str, expect_champion: int | None = None, who: str | None = None, key: str | None = None
+) -> State[Any]:
     """Makes the previous champion champion again.
 
     Args:
         name: of the registered model.
         why: kept in the history.
+        expect_champion: refuse unless this version is champion; empty: whichever is.
         who: kept in the history; empty: this flow run.
+        key: of the request; the same key never goes back twice.
     """
     try:
-        outcome = await asyncio.to_thread(promotion.rollback, name, why=why, who=who or _flow_run())
+        outcome = await asyncio.to_thread(
+            promotion.rollback,
+            name,
+            why=why,
+            who=who or _flow_run(),
+            expect_champion=_text(expect_champion),
+            key=key,
+            tell=True,
+        )
     except InputError as error:
         return Failed(name="Refused", message=str(error))
-    return await _told("rolled back", outcome, why)
+    return await _told("rolled back to", outcome)
 
 
 @flow(name="override", flow_run_name="override {name} {version}", persist_result=False)
@@ -70,32 +89,35 @@ async def override(name: str, version: int, who: str, why: str, until: str) -> S
         until: ISO 8601: a day or a moment; from then on it permits nothing.
     """
     try:
-        entry = await asyncio.to_thread(verdicts.override, name, str(version), why=why, until=until, who=who)
+        entry = await asyncio.to_thread(verdicts.override, name, str(version), why=why, until=until, who=who, tell=True)
     except InputError as error:
         return Failed(name="Refused", message=str(error))
     title = f"{name}: the gate's verdict on version {version} is overridden until {entry.until}"
-    return await _left("override", title, f"{title}\n\n{as_markdown(why)}\n\nby {as_markdown(entry.who)}, {entry.when}")
+    return await _left(title, f"{title}\n\n{as_markdown(why)}\n\nby {as_markdown(entry.who)}, {entry.when}")
 
 
 def _flow_run() -> str:
     return f"{runtime.flow_run.get_flow_name()} {runtime.flow_run.get_id()}"
 
 
-async def _told(event: Event, outcome: Outcome, why: str) -> State[Any]:
+def _text(version: int | None) -> str | None:
+    return None if version is None else str(version)
+
+
+async def _told(what: str, outcome: Outcome) -> State[Any]:
     entry = outcome.event
-    title = f"{outcome.name}: version {entry.to_version} {event}, before {entry.from_version or 'none'}"
+    title = f"{outcome.name}: {what} version {entry.to_version}, before {entry.from_version or 'none'}"
+    warning = f"; warning: {outcome.warning}" if outcome.warning else ""
     if outcome.repeated:
-        return Completed(message=f"{title}: that was done on {entry.when} by {entry.who}")
+        return Completed(message=f"{title}: that was done on {entry.when} by {entry.who}{warning}")
     return await _left(
-        event,
-        title,
-        f"{title}\n\n{as_markdown(why)}\n\nby {as_markdown(entry.who)}, {entry.when}; "
-        f"champion is {outcome.champion or 'none'}",
+        f"{title}{warning}",
+        f"{title}\n\n{as_markdown(entry.why)}\n\nby {as_markdown(entry.who)}, {entry.when}; "
+        f"champion is {outcome.champion or 'none'}{as_markdown(warning)}",
     )
 
 
-async def _left(event: Event, title: str, body: str) -> State[Any]:
-    """Leaves a page, and tells those who want to know."""
+async def _left(title: str, body: str) -> State[Any]:
+    """Leaves a page."""
     await create_markdown_artifact(key="promotion", markdown=body)  # type: ignore[misc]
-    await asyncio.to_thread(notify, event, title, body)
     return Completed(message=title)

@@ -13,6 +13,9 @@ from prefect.logging import get_run_logger
 
 from components.errors import InputError
 from components.notify import notify
+from components.registry.entries import as_markdown
+from components.registry.explaining import explain
+from components.registry.figures import figures_table
 from components.registry.promotion import promote
 from components.settings import PromoteSettings
 from flows.approval import ask
@@ -20,6 +23,9 @@ from flows.lockfile import bring_outputs, read_entries
 from flows.pages import page_links
 from flows.process import stream
 from flows.revision import Revision, lock_digest
+
+QUESTION = "**Submit carries your choice out at once**: true promotes this version, false leaves the champion."
+"""Under what Prefect's page shows above the form."""
 
 Release = dict[str, Any]
 """components.registry.release.Decision as a dictionary; `action` may become promoted later."""
@@ -76,14 +82,15 @@ async def promote_passed(decision: Release, settings: PromoteSettings) -> Releas
         return decision
     who, why = f"retrain {runtime.flow_run.get_name()}", decision["reason"]
     if settings.approval == "human":
-        await asyncio.to_thread(notify, "approval wanted", _title(decision), _markdown(decision))
+        page = await asyncio.to_thread(decision_page, decision)
+        await asyncio.to_thread(notify, "approval wanted", _title(decision), page)
         get_run_logger().warning(
             "%s waits for somebody's approval, for %s seconds at most: %s",
             _title(decision),
             settings.approval_timeout,
             runtime.flow_run.ui_url or "see Prefect's page of this run",
         )
-        answer = await ask(decision["family"], _markdown(decision), settings.approval_timeout)
+        answer = await ask(decision["family"], f"{page}\n\n{QUESTION}", settings.approval_timeout)
         if answer is None:
             return _kept(decision, f"nobody decided within {settings.approval_timeout} seconds")
         if not answer.promote:
@@ -91,7 +98,13 @@ async def promote_passed(decision: Release, settings: PromoteSettings) -> Releas
         who, why = answer.who, answer.why
     try:
         await asyncio.to_thread(
-            promote, decision["name"], decision["version"], expect_champion=decision["champion"], who=who, why=why
+            promote,
+            decision["name"],
+            decision["version"],
+            expect_champion=decision["champion"],
+            who=who,
+            why=why,
+            tell=True,
         )
     except InputError as error:
         return _kept(decision, str(error))
@@ -99,11 +112,11 @@ async def promote_passed(decision: Release, settings: PromoteSettings) -> Releas
 
 
 async def tell(decision: Release) -> None:
-    """Leaves a page about what became of the model, and tells those who want to know."""
-    key = f"release-{decision['family']}"
-    await create_markdown_artifact(key=key, markdown=_markdown(decision))  # type: ignore[misc]
-    if decision["action"] in ("promoted", "rejected"):
-        await asyncio.to_thread(notify, decision["action"], _title(decision), _markdown(decision))
+    """Leaves a page about what became of the model, and tells of a rejected one (`promote` tells of others)."""
+    page = await asyncio.to_thread(decision_page, decision)
+    await create_markdown_artifact(key=f"release-{decision['family']}", markdown=page)  # type: ignore[misc]
+    if decision["action"] == "rejected":
+        await asyncio.to_thread(notify, "rejected", _title(decision), page)
 
 
 def _kept(decision: Release, reason: str) -> Release:
@@ -114,7 +127,14 @@ def _title(decision: Release) -> str:
     return f"{decision['name']} version {decision['version']}: {decision['action']}"
 
 
-def _markdown(decision: Release) -> str:
-    report = f"[Report]({decision['report']})\n\n" if decision["report"] else ""
-    rows = "\n".join(f"| {key} | {value} |" for key, value in decision.items())
-    return f"## {_title(decision)}\n\n{decision['reason']}\n\n{report}| | |\n| --- | --- |\n{rows}"
+def decision_page(decision: Release) -> str:
+    """What somebody who decides wants to see, in Markdown: verdict, champion, reason, report and figures."""
+    found = explain(decision["name"], decision["version"])
+    champion = f"champion is version {decision['champion']}" if decision["champion"] else "there is no champion"
+    parts = [
+        f"## {_title(decision)}",
+        f"Gate {decision['verdict']}; {champion}. {as_markdown(decision['reason'])}",
+        f"[Report]({decision['report']})" if decision["report"] else "",
+        *figures_table(found.figures),
+    ]
+    return "\n\n".join(part for part in parts if part)

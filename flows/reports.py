@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from components.errors import InputError
-from components.tracking import read_run_id
+from components.tracking import read_run_id, run_page
 from flows.dag import open_repo
 
 MAX_ROWS = 60
@@ -23,7 +23,7 @@ def stage_markdown(name: str, pages: Sequence[str]) -> str:
         (stage,) = repo.stage.collect(name)
         lines = [f"## {name}", "", stage.desc or ""]
         for page in pages:
-            lines += ["", f"[{page.rpartition('/')[2]}]({page})"]
+            lines += ["", f"[{page.partition('?')[0].rpartition('/')[2]}]({page})"]
         for out in stage.outs:
             if out.metric and Path(out.fs_path).exists():
                 lines += ["", f"`{out.def_path}`", "", *_table(json.loads(Path(out.fs_path).read_text("utf-8")))]
@@ -60,7 +60,7 @@ def _links(stage: Any) -> list[str]:
         run_id = read_run_id(run_file)
     except InputError:
         return []
-    page = f"{server}/#/experiments/{json.loads(run_file.read_text('utf-8'))['experiment_id']}/runs/{run_id}"
+    page = run_page(json.loads(run_file.read_text("utf-8"))["experiment_id"], run_id, server=server)
     lines = ["", f"[The run in MLflow]({page})"]
     for picture in _pictures(stage):
         lines += ["", f"![{picture}]({server}/get-artifact?run_uuid={run_id}&path={picture})"]

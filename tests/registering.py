@@ -9,6 +9,9 @@ from mlflow import MlflowClient
 
 from components import tracking
 from components.files import sha256_file
+from components.registry.explaining import history
+from components.registry.promotion import promote
+from components.registry.verdicts import record_verdict
 
 NAME = "vitrine-gan"
 PROTOCOL = "version=2; features=efflite0; dataset=abc"
@@ -60,3 +63,36 @@ def alias(name: str = NAME) -> str | None:
     """Where the alias `champion` stands."""
     found = MlflowClient().get_registered_model(name).aliases.get("champion")
     return None if found is None else str(found)
+
+
+def passed(weights: bytes, baseline: str | None) -> str:
+    """A version that passed its gate against this champion."""
+    version = register(weights)
+    record_verdict(NAME, version, verdict(version, baseline))
+    return version
+
+
+def champions(*weights: bytes) -> list[str]:
+    """Versions promoted one after another."""
+    made: list[str] = []
+    for content in weights:
+        before = made[-1] if made else None
+        made.append(passed(content, before))
+        promote(NAME, made[-1], expect_champion=before, why="better")
+    return made
+
+
+def kinds() -> list[str]:
+    """What the journal has, in order."""
+    return [entry.kind for entry in history(NAME)]
+
+
+def set_alias(version: str) -> None:
+    """What a hand does on MLflow's page."""
+    MlflowClient().set_registered_model_alias(NAME, "champion", version)
+
+
+def stored_weights(version: str) -> Path:
+    """The file that the store hands out as the version's weights."""
+    uri = MlflowClient().get_model_version_download_uri(NAME, version)
+    return Path(uri.removeprefix("file://")) / "artifacts" / "gan" / "weights.safetensors"

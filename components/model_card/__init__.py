@@ -5,7 +5,8 @@ what these do not know, the card calls unknown.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from components.generative import CARD, WEIGHTS
 from components.glossary import shown, told
@@ -53,13 +54,22 @@ def _verdict(facts: ModelFacts) -> str:
         return "**Gate: unknown.** No verdict was given."
     reasons = [f"- {code(reason['code'])}: {plain(reason['text'])}" for reason in facts.verdict["reasons"]]
     checks = facts.verdict["checks"]
-    against = f"champion version {plain(facts.champion)}" if facts.champion else "no champion"
     passed = facts.verdict["verdict"] == "PASSED"
-    lines = [f"**Gate: {'passed' if passed else 'failed'}**, {len(checks)} checks, compared with {against}."]
+    lines = [
+        f"**Gate: {'passed' if passed else 'failed'}**, {len(checks)} checks, {_compared(facts.champion, checks)}."
+    ]
     if facts.override is not None:
         by = facts.override
         lines.append(f"\n> **Overridden** by {plain(by.who)} until {plain(by.until)}: {plain(by.why)}")
     return "\n".join([*lines, *([""] if reasons else []), *reasons])
+
+
+def _compared(champion: str | None, checks: Sequence[Mapping[str, Any]]) -> str:
+    if champion is None:
+        return "compared with no champion"
+    # A policy need not ask for it, and a champion may be one that could not be measured.
+    compared = any(check["kind"] == "champion" for check in checks)
+    return f"{'' if compared else 'not '}compared with champion version {plain(champion)}"
 
 
 def _details(facts: ModelFacts) -> str:
@@ -145,12 +155,12 @@ def _training(facts: ModelFacts) -> str:
 def _results(facts: ModelFacts) -> str:
     if facts.measurement is None:
         return "Unknown."
-    header = ("metric", "value", "95% interval", "real photos", "better")
+    header = ("metric", "value", "95% interval", "real photos reach", "better")
     rows = [
         (f"{plain(told(name).title)} {code(name)}", *_shown(found), told(name).better or UNKNOWN)
         for name, found in facts.measurement.metrics.items()
     ]
-    parts = [table(header, rows), "*Real photos*: what held-out real photos reach in place of generated ones."]
+    parts = [table(header, rows), "*Real photos reach*: measured of held-out real photos in place of generated ones."]
     by_category = facts.measurement.by_category
     if by_category:
         metrics = list(dict.fromkeys(name for found in by_category.values() for name in found))

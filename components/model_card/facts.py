@@ -17,6 +17,7 @@ from components.measurement import Measurement
 from components.models import load_family
 from components.report.evaluation import Override
 from components.sheets import category_attribute
+from components.tables import read_table
 
 
 @dataclass(frozen=True)
@@ -107,25 +108,35 @@ def read_data_facts(prepared_dir: Path, ingest: Path | None = None, photos: Path
         photos: data/validated/facts.parquet, for licences and sources.
 
     Raises:
-        InputError: the dataset is missing or damaged.
+        InputError: the dataset is missing, or one of the files is damaged.
     """
     info = load_info(prepared_dir)
     by_category: dict[str, dict[str, int]] = {}
     if info.attributes:
         name = category_attribute(info.attributes)
-        manifest = pd.read_parquet(prepared_dir / "manifest.parquet", columns=[name, "split"])
-        found = manifest.groupby([name, "split"]).size().to_dict()
+        manifest = read_table(prepared_dir / "manifest.parquet", "prepare").select([name, "split"])
+        found = manifest.to_pandas().groupby([name, "split"]).size().to_dict()
         by_category = {
             value: {split: int(found.get((value, split), 0)) for split in info.counts}
             for value in info.attributes[name]
         }
     licenses = sources = None
     if ingest is not None and ingest.exists():
-        licenses = json.loads(ingest.read_text("utf-8")).get("licenses")
+        licenses = _licenses(ingest)
     if photos is not None and photos.exists():
-        table_of_photos = pd.read_parquet(photos, columns=["license", "source"])
+        table_of_photos = read_table(photos, "validate").select(["license", "source"]).to_pandas()
         licenses, sources = (_counts(table_of_photos[column]) for column in ("license", "source"))
     return DataFacts(info.digest, dict(info.counts), by_category, info.derived, licenses, sources)
+
+
+def _licenses(ingest: Path) -> dict[str, int] | None:
+    try:
+        found: dict[str, int] | None = json.loads(ingest.read_text("utf-8")).get("licenses")
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(
+            f"{ingest}: damaged ({error!r}); run `dvc checkout`, or `dvc repro` to make it again"
+        ) from None
+    return found
 
 
 def _counts(values: "pd.Series[Any]") -> dict[str, int]:

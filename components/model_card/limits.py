@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 
-from components.glossary import shown, told
+from components.glossary import badness, shown, told
 from components.measurement import Estimate, Measurement
 
 SMALL_SPLIT, FEW_PHOTOS = 1000, 50
@@ -51,7 +51,7 @@ def _of_all(metrics: Mapping[str, Estimate]) -> Iterator[str]:
         if not math.isfinite(found.value):
             yield f"{told(name).title} ({name}) could not be computed: {shown(found.value)}."
         if (fault := _fault(name, found)) is not None:
-            floor = "" if found.floor is None else f", of real photos {shown(found.floor)}"
+            floor = "" if found.floor is None else f"; real photos reach {shown(found.floor)}"
             yield f"It {fault}: {told(name).title.lower()} is {_with_interval(found)}{floor}."
     unsure = [name for name, found in metrics.items() if math.isfinite(found.value) and found.interval is None]
     if unsure:
@@ -65,8 +65,8 @@ def _of_categories(measurement: Measurement) -> Iterator[str]:
         for name, found in metrics.items():
             fault = _fault(name, found) or _missed_condition(name, found, measurement.metrics.get(name))
             if fault is not None:
-                badness = abs(found.value - 1) if told(name).better == "near 1" else -found.value
-                faulty.setdefault((fault, name), []).append((badness, f"{category} ({shown(found.value)})"))
+                bad = badness(name, found.value) or 0.0
+                faulty.setdefault((fault, name), []).append((bad, f"{category} ({shown(found.value)})"))
     for (fault, name), places in faulty.items():
         worst = [text for _, text in sorted(places, reverse=True)]
         more = f" and {len(worst) - WEAKEST} more" if len(worst) > WEAKEST else ""

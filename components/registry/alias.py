@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from components.registry.entries import Adopted, AnyEntry, MovedByHand, stamp
 from components.registry.journal import Journal, registered_model
-from components.registry.state import NOBODY, State, fold
+from components.registry.state import State, fold
 
 CHAMPION = "champion"
 
@@ -89,7 +89,8 @@ def _set_alias(name: str, version: str | None) -> None:
 
 def _noted(name: str, state: State, found: str | None) -> AnyEntry:
     """The entry about an alias that the journal did not put there."""
-    if state.champion == NOBODY and found is not None:
+    # With entries it is no alias from before: whoever made the journal has looked at it first of all.
+    if not state.entries and found is not None:
         sha256 = MlflowClient().get_model_version(name, found).tags.get("vitrine.weights_sha256")
         why = "champion before there was a journal"
         return Adopted(

@@ -1,5 +1,6 @@
 """What MLflow's pages say about a version: verdict, override and fate, from the journal alone."""
 
+import re
 from collections.abc import Iterable
 from datetime import UTC, datetime
 
@@ -43,9 +44,15 @@ def refresh(journal: Journal) -> None:
 
 
 def description(state: State, version: str, now: datetime) -> str:
-    """Markdown: the verdict first, for that is what a list of versions shows."""
+    """Markdown, the verdict first.
+
+    MLflow's lists show 32 characters of the first line as they are, the version's page shows it as Markdown:
+    so that line is plain.
+    """
     judged, override = state.judged.get(version), last_override(state, version)
-    parts = ["**Not judged.**" if judged is None else f"**{judged.verdict}**{_after_word(judged)}"]
+    parts = [_first_line(state, version, now)]
+    if judged is not None:
+        parts.append(f"Judged on {judged.when}.")
     if override is not None:
         parts.append(f"**Override**: {as_markdown(describe_override(state, override, now))}")
     parts.append(_fate(state, version))
@@ -66,8 +73,18 @@ def describe_verdict(judged: Judged) -> str:
     return "; ".join(judged.reasons) + (f"; and {more} more" if more else "")
 
 
-def _after_word(judged: Judged) -> str:
-    return f" on {judged.when}" if judged.verdict == "PASSED" else f": {describe_verdict(judged)} ({judged.when})"
+def _first_line(state: State, version: str, now: datetime) -> str:
+    judged = state.judged.get(version)
+    champion = ", champion" if state.champion.version == version else ""
+    if judged is None or judged.verdict == "PASSED":
+        return f"{judged.verdict if judged else 'Not judged'}{champion}"
+    overridden = ", overridden" if override_in_force(state, version, now) else ""
+    return f"{judged.verdict}{overridden}{champion}: {_unformatted(describe_verdict(judged))}"
+
+
+def _unformatted(text: str) -> str:
+    """With a backslash before what would be formatted inside a sentence, and before nothing that figures hold."""
+    return re.sub(r"([\\`*\[\]<>|~])", r"\\\1", text)
 
 
 def describe_override(state: State, override: Overridden, now: datetime) -> str:

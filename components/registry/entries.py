@@ -77,6 +77,7 @@ class Change(Entry):
 
 class Promoted(Change):
     """Attributes:
+    tell: whether people are to be told, as for every entry that has it; none of before there was a mark for that has.
     expect: the champion that was expected to be there.
     key: of the request; the same key never promotes twice.
     judged: number of the verdict that it stands on.
@@ -90,17 +91,21 @@ class Promoted(Change):
     weights_sha256: str
     judged: int
     override: int | None
+    tell: bool = False
 
 
 class RolledBack(Change):
     """Attributes:
     skipped: earlier champions that are in the registry no more.
+    key: of the request, if it had one; the same key never rolls back twice.
     """
 
     kind: Literal["rolled_back"] = "rolled_back"
     to_version: str
     weights_sha256: str
     skipped: tuple[str, ...]
+    key: str | None = None
+    tell: bool = False
 
 
 class Adopted(Change):
@@ -129,6 +134,7 @@ class Overridden(Entry):
     version: str
     until: str
     judged: int
+    tell: bool = False
 
 
 AnyEntry = Annotated[Judged | Promoted | RolledBack | Adopted | MovedByHand | Overridden, Field(discriminator="kind")]

@@ -15,6 +15,7 @@ from components import tracking
 from components.registry.alias import CHAMPION, champion_alias
 from components.registry.describing import describe_override, describe_verdict
 from components.registry.entries import AnyEntry, Change, Judged
+from components.registry.figures import Figure, figures_kept, figures_of_run
 from components.registry.journal import EXPERIMENT, Record, find_journal
 from components.registry.refusals import shown
 from components.registry.state import State, fold, last_override, stands_on_expired_override
@@ -38,11 +39,13 @@ class Fact:
 @dataclass(frozen=True)
 class Explanation:
     """Attributes:
+    figures: of the newest verdict, or of the evaluation where no verdict has any.
     sections: facts by what they are about.
     """
 
     name: str
     version: str
+    figures: tuple[Figure, ...]
     sections: dict[str, tuple[Fact, ...]]
 
 
@@ -74,7 +77,7 @@ def explain(name: str, version: str) -> Explanation:
         "artifacts": _artifacts(found),
         "params": _params(found.run),
     }
-    return Explanation(name, version, sections)
+    return Explanation(name, version, _figures(found), sections)
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,13 @@ def _identity(found: _Found) -> tuple[Fact, ...]:
         Fact("registered", created),
         Fact("weights SHA-256", found.tag("weights_sha256")),
     )
+
+
+def _figures(found: _Found) -> tuple[Figure, ...]:
+    if found.run is None:
+        return ()
+    kept = figures_kept(found.version.name, str(found.version.version), found.run.info.run_id)
+    return kept or figures_of_run(found.run)
 
 
 def _verdict(found: _Found) -> tuple[Fact, ...]:
@@ -187,7 +197,7 @@ def _training(found: _Found) -> tuple[Fact, ...]:
     run = found.run
     if run is None:
         return (Fact("run", found.tag("mlflow_run")),)
-    page = tracking.page(f"experiments/{run.info.experiment_id}/runs/{run.info.run_id}")
+    page = tracking.run_page(run.info.experiment_id, run.info.run_id)
     tags = run.data.tags
     return (
         Fact("run", f"{run.info.run_name} ({run.info.run_id})", page),
@@ -218,7 +228,7 @@ def _journal_page(name: str) -> str | None:
     if journal is None:
         return None
     info = MlflowClient().get_run(journal.run_id).info
-    return tracking.page(f"experiments/{info.experiment_id}/runs/{info.run_id}")
+    return tracking.run_page(info.experiment_id, info.run_id)
 
 
 def _params(run: Run | None) -> tuple[Fact, ...]:

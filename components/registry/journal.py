@@ -26,9 +26,12 @@ from components.registry.entries import LIMIT, AnyEntry, author, parse
 EXPERIMENT = "vitrine-promotions"
 TAG = "vitrine.journal"
 """Of a registered model: the run that holds its journal."""
+JOURNAL_OF = "vitrine.journal_of"
+"""Of that run: the registered model's name."""
 
 _ENTRY = re.compile(r"\d{6}")
 _MOVE = re.compile(r"(\d{6})\.(move|done)\.(\w+)")
+_TOLD = re.compile(r"(\d{6})\.told")
 
 
 @dataclass(frozen=True)
@@ -53,10 +56,12 @@ class Record:
     Attributes:
         entries: number n at index n - 1.
         moves: tries to move the alias.
+        told: numbers of the entries that people were told of.
     """
 
     entries: tuple[AnyEntry, ...]
     moves: frozenset[Move]
+    told: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -74,14 +79,15 @@ class Journal:
         """All of it.
 
         Raises:
-            InputError: its run is gone, or it holds what it cannot.
+            InputError: its run is gone, or is another model's, or it holds what it cannot.
         """
         run = _run(self.name, self.run_id)
         numbers = sorted(key for key in run.data.params if _ENTRY.fullmatch(key))
         entries = tuple(parse(run.data.params[key], f"{self.name}: journal {self.run_id}: {key}") for key in numbers)
         if [entry.number for entry in entries] != list(range(1, len(entries) + 1)):
             raise InputError(f"{self.name}: journal {self.run_id} has gaps; restore MLflow's database from a backup")
-        return Record(entries, _moves(run.data.params))
+        told = frozenset(int(match.group(1)) for match in map(_TOLD.fullmatch, run.data.params) if match)
+        return Record(entries, _moves(run.data.params), told)
 
     def append(self, entry: AnyEntry) -> bool:
         """Writes the entry at its number; false if another process has taken that number.
@@ -108,6 +114,10 @@ class Journal:
     def end_move(self, number: int, token: str) -> None:
         """Notes that it will not touch the alias for this entry any more."""
         self._write(f"{number:06}.done.{token}", "done")
+
+    def mark_told(self, number: int) -> None:
+        """Notes that people were told of an entry."""
+        self._write(f"{number:06}.told", "told")
 
     def _write(self, key: str, value: str) -> bool:
         """Writes a parameter; false if it has another value. One whose answer got lost may be sent again."""
@@ -136,9 +146,13 @@ def open_journal(name: str) -> Journal:
 
 
 def find_journal(name: str) -> Journal | None:
-    """The same for readers, who make none."""
+    """The same for readers, who make none; found also where the model has lost the tag that points to it."""
     _connect()
-    run_id = registered_model(name).tags.get(TAG)
+    model = registered_model(name)
+    run_id = model.tags.get(TAG)
+    if run_id is None:
+        claim = MlflowClient().get_experiment_by_name(_claim_name(model))
+        run_id = None if claim is None else claim.tags[TAG]
     return None if run_id is None else Journal(name, run_id)
 
 
@@ -174,7 +188,7 @@ def _claim(model: RegisteredModel) -> str:
     deleted name may be used again) has won; it is deleted at once, which keeps it as a record.
     """
     client = MlflowClient()
-    claim = f"{EXPERIMENT}: {model.name} of {model.creation_timestamp}"
+    claim = _claim_name(model)
     found = client.get_experiment_by_name(claim)
     if found is None:
         run_id = _new_run(model.name)
@@ -197,13 +211,17 @@ def _claim(model: RegisteredModel) -> str:
     return run_id
 
 
+def _claim_name(model: RegisteredModel) -> str:
+    return f"{EXPERIMENT}: {model.name} of {model.creation_timestamp}"
+
+
 def _new_run(name: str) -> str:
     client = MlflowClient()
     note = "The champion's history, one parameter per entry. Read it with `vitrine history`; never change it by hand."
     run = client.create_run(
         _experiment(client),
         run_name=f"history of {name}",
-        tags={"vitrine.journal_of": name, "mlflow.note.content": note},
+        tags={JOURNAL_OF: name, "mlflow.note.content": note},
     )
     # Not set_terminated, which prints an address on stdout.
     client.update_run(run.info.run_id, status="FINISHED")
@@ -236,6 +254,12 @@ def _run(name: str, run_id: str) -> Any:
         raise InputError(
             f"{name}: its journal, run {run_id}, has been deleted; bring it back with "
             f"`mlflow.MlflowClient().restore_run('{run_id}')`"
+        )
+    if (owner := run.data.tags.get(JOURNAL_OF)) != name:
+        what = f"the journal of {owner}" if owner else "no journal"
+        raise InputError(
+            f"{name}: its tag {TAG} points to run {run_id}, which is {what}; remove the tag, and the model's own "
+            f"journal is found again. If the model was renamed to {name}, set that run's tag {JOURNAL_OF} to {name}"
         )
     return run
 

@@ -20,7 +20,7 @@ def folder_of(name: str, version: str) -> str:
 
 
 def mark_override(name: str, version: str, override: Overridden) -> None:
-    """Puts the override on top of the page and the card, where there are any."""
+    """Puts the override on top of the page and the card, where there are any and they do not have it."""
     run_id = model_version(name, version).tags.get("vitrine.mlflow_run")
     if run_id is None:
         return
@@ -30,17 +30,20 @@ def mark_override(name: str, version: str, override: Overridden) -> None:
         for file, marked in ((PAGE, _marked_page), (CARD, _marked_card)):
             if file in logged:
                 path = Path(mlflow.artifacts.download_artifacts(f"runs:/{run_id}/{folder}/{file}", dst_path=scratch))
-                path.write_text(marked(path.read_text(encoding="utf-8"), override), encoding="utf-8")
-                MlflowClient().log_artifact(run_id, str(path), folder)
+                text = path.read_text(encoding="utf-8")
+                if (new := marked(text, override)) != text:
+                    path.write_text(new, encoding="utf-8")
+                    MlflowClient().log_artifact(run_id, str(path), folder)
 
 
 def _marked_page(page: str, override: Overridden) -> str:
     who, until, why = (html.escape(text) for text in (override.who, override.until, override.why))
     banner = f'<div class="banner"><b>Overridden by {who} until {until}:</b> {why}</div>'
-    return page.replace("</header>", f"</header>\n{banner}", 1)
+    return page if banner in page else page.replace("</header>", f"</header>\n{banner}", 1)
 
 
 def _marked_card(card: str, override: Overridden) -> str:
     who, until, why = (as_markdown(text) for text in (override.who, override.until, override.why))
+    note = f"> **Overridden** by {who} until {until}: {why}\n"
     title, rest = card.split("\n", 1)
-    return f"{title}\n\n> **Overridden** by {who} until {until}: {why}\n{rest}"
+    return card if note in card else f"{title}\n\n{note}{rest}"

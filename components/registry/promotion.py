@@ -1,18 +1,21 @@
 """Makes a version champion, or takes it back: each a compare-and-swap on the journal."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from components.registry.alias import settle
-from components.registry.describing import describe, describe_verdict
-from components.registry.entries import NAME_LIMIT, Judged, Overridden, Promoted, RolledBack, line, stamp
+from components.registry.describing import describe
+from components.registry.entries import NAME_LIMIT, Promoted, RolledBack, iso, line, stamp
 from components.registry.journal import Journal, open_journal
+from components.registry.model_page import describe_model
+from components.registry.permission import how, permission, unanswered
 from components.registry.refusals import ConflictError, RefusalError, shown
-from components.registry.state import Reign, State, fold, override_in_force
+from components.registry.state import Reign, State, fold
+from components.registry.telling import tell as tell_people
 from components.registry.weights import check_weights, find_version, model_version
 
-NEVER_LIFTED = ("OTHER_WEIGHTS", "UNREADABLE", "UNKNOWN_PROTOCOL")
-"""Failures that leave nothing to answer for: what was judged is not this version, or not known."""
+REPEATED_WITHIN = timedelta(minutes=10)
+"""A rollback that the same person asks for again so soon, with the same reason, is taken for the same one."""
 
 
 @dataclass(frozen=True)
@@ -23,16 +26,25 @@ class Outcome:
         event: the journal's entry about it.
         champion: afterwards; another one than the event's if others went on meanwhile.
         repeated: the entry was there already, of an earlier try or of somebody else's same request.
+        warning: why a gate would not let this champion pass now, if that is so: a rollback asks no gate.
     """
 
     name: str
     event: Promoted | RolledBack
     champion: str | None
     repeated: bool
+    warning: str | None = None
 
 
 def promote(
-    name: str, version: str, *, expect_champion: str | None, why: str, who: str | None = None, key: str | None = None
+    name: str,
+    version: str,
+    *,
+    expect_champion: str | None,
+    why: str,
+    who: str | None = None,
+    key: str | None = None,
+    tell: bool = False,
 ) -> Outcome:
     """Makes a version champion if its gate passed and the champion is still the one that was expected.
 
@@ -44,6 +56,7 @@ def promote(
         key: of the request. One that was used before returns what happened then, whatever the champion
             is now. By default a request is the same if version and expected champion are, and that
             champion was not put in place anew in between.
+        tell: people are told, by whoever comes next if this process is killed before it has done so.
 
     Raises:
         ConflictError: the champion is another one; it is named.
@@ -60,9 +73,8 @@ def promote(
         state = settle(journal)
         request = key or _default_key(state, version, expect_champion)
         if before := _repeated(name, state, version, request, by_default=key is None):
-            describe(journal, state, _touched(before))
-            return Outcome(name, before, state.champion.version, repeated=True)
-        judged, override = _permission(name, state, version, expect_champion)
+            return _outcome(journal, state, before, repeated=True)
+        judged, override = permission(name, state, version, expect_champion)
         if checked != judged.weights_sha256:
             check_weights(name, version, judged.weights_sha256)
             checked = judged.weights_sha256
@@ -75,56 +87,81 @@ def promote(
             weights_sha256=judged.weights_sha256,
             judged=judged.number,
             override=None if override is None else override.number,
+            tell=tell,
         )
         if journal.append(entry):
-            return _finished(journal, entry)
+            return _outcome(journal, settle(journal), entry, repeated=False)
 
 
 def rollback(
-    name: str, *, why: str, who: str | None = None, expect_champion: str | None = None, to: str | None = None
+    name: str,
+    *,
+    why: str,
+    who: str | None = None,
+    expect_champion: str | None = None,
+    to: str | None = None,
+    key: str | None = None,
+    tell: bool = False,
 ) -> Outcome:
     """Makes the previous champion champion again; twice goes two back.
 
     Where the alias was moved by hand, this goes to the last champion before that. A rollback that was
-    begun and not finished is finished instead of going back once more.
+    begun and not finished is finished instead of going back once more. So is one that the same person
+    repeats with the same reason within `REPEATED_WITHIN`, if nothing else has happened to the champion:
+    its answer was lost. Whoever means to go further back says so by `expect_champion`, or by another reason.
+
+    No gate is asked: the outcome warns of a champion that could not be promoted now.
 
     Args:
         expect_champion: refuse unless this one is champion; None: whichever is.
         to: an earlier champion, where the previous one's weights are damaged, say; None: the previous one.
+        key: of the request. One that was used before returns what happened then.
+        tell: as in `promote`.
 
     Raises:
         ConflictError: the champion is not the expected one, or another process has changed it meanwhile.
-        RefusalError: there is no champion to go back to, or its weights are not those that were promoted.
+        RefusalError: there is no champion to go back to, its weights are not those that were promoted, or
+            the key was used for something else.
         InputError: there is no such model, or MLflow cannot be used.
     """
+    key = None if key is None else line("key", key, NAME_LIMIT)
     journal = open_journal(name)
     begun = _unfinished_rollback(journal)
     expected: Reign | None = None
     while True:
         state = settle(journal)
-        if begun is not None:
-            describe(journal, state, _touched(begun))
-            return Outcome(name, begun, state.champion.version, repeated=True)
+        stamped = stamp(state.next_number, who, why)
+        before = begun or (_with_key(name, state, key, to) if key else None)
+        if before is None and key is None and expect_champion is None:
+            before = _just_rolled_back(state, stamped["who"], stamped["why"], to)
+        if before is not None:
+            return _outcome(journal, state, before, repeated=True)
         expected = expected or state.champion
         if state.champion != expected or expect_champion not in (None, state.champion.version):
-            raise ConflictError(name, expect_champion or expected.version, state.champion.version, _how(state))
+            raise ConflictError(name, expect_champion or expected.version, state.champion.version, how(state))
         target, skipped = _target(name, state, to)
         sha256 = check_weights(name, _version(target), target.weights_sha256)
         entry = RolledBack(
-            **stamp(state.next_number, who, why),
+            **stamped,
             from_version=state.champion.version,
             to_version=_version(target),
             weights_sha256=sha256,
             skipped=skipped,
+            key=key,
+            tell=tell,
         )
         if journal.append(entry):
-            return _finished(journal, entry)
+            return _outcome(journal, settle(journal), entry, repeated=False)
 
 
-def _finished(journal: Journal, entry: Promoted | RolledBack) -> Outcome:
-    state = settle(journal)
+def _outcome(journal: Journal, state: State, entry: Promoted | RolledBack, *, repeated: bool) -> Outcome:
+    """What came of it, when pages say so and people were told."""
     describe(journal, state, _touched(entry))
-    return Outcome(journal.name, entry, state.champion.version, repeated=False)
+    describe_model(journal, state)
+    tell_people(journal, own=entry.number)
+    champion = state.champion.version
+    warning = None if champion is None else unanswered(state, champion, datetime.now(UTC))
+    return Outcome(journal.name, entry, champion, repeated, warning)
 
 
 def _touched(entry: Promoted | RolledBack) -> set[str]:
@@ -138,73 +175,44 @@ def _default_key(state: State, version: str, expected: str | None) -> str:
 
 
 def _repeated(name: str, state: State, version: str, key: str, *, by_default: bool) -> Promoted | None:
-    """The entry of an earlier request with this key."""
-    found = next((entry for entry in state.entries if isinstance(entry, Promoted) and entry.key == key), None)
+    """The promotion of an earlier request with this key."""
+    found = _by_key(state, key)
     if found is None or (by_default and state.champion.number != found.number):
         return None
-    if found.to_version != version:
-        raise RefusalError(
-            "KEY_REUSED",
-            f"{name}: key {key!r} stands for the promotion of version {found.to_version} on {found.when}; "
-            "give a new request a key of its own",
-            version=found.to_version,
-        )
+    if not isinstance(found, Promoted) or found.to_version != version:
+        raise _key_reused(name, key, found)
     return found
 
 
-def _permission(name: str, state: State, version: str, expected: str | None) -> tuple[Judged, Overridden | None]:
-    """The verdict, and the override where it takes one, on which the version may be promoted."""
-    champion = state.champion.version
-    if champion != expected:
-        raise ConflictError(name, expected, champion, _how(state))
-    if champion == version:
-        raise RefusalError("ALREADY_CHAMPION", f"{name}: version {version} is the champion already", champion=champion)
-    judged = state.judged.get(version)
-    if judged is None:
-        raise RefusalError(
-            "NOT_JUDGED", f"{name}: no gate has judged version {version}; run `make run`, which judges and registers"
-        )
-    override = None
-    if judged.verdict != "PASSED":
-        if lasting := [failure for failure in judged.failures if failure.split()[0] in NEVER_LIFTED]:
-            raise RefusalError(
-                "GATE_FAILED",
-                f"{name}: version {version}: {describe_verdict(judged)}. No override lifts {lasting}: run `dvc repro` "
-                "and let the gate judge it again",
-                failures=list(judged.failures),
-            )
-        override = override_in_force(state, version, datetime.now(UTC))
-        if override is None:
-            raise _gate_failed(name, judged)
-    if judged.baseline != champion:
-        raise RefusalError(
-            "STALE_BASELINE",
-            f"{name}: version {version} was compared with champion {shown(judged.baseline)}, which is not champion any "
-            f"more: that is {shown(champion)}; let the gate judge it again, no override lifts this",
-            baseline=judged.baseline,
-            champion=champion,
-        )
-    return judged, override
+def _with_key(name: str, state: State, key: str, to: str | None) -> RolledBack | None:
+    """The rollback of an earlier request with this key."""
+    found = _by_key(state, key)
+    if found is not None and (not isinstance(found, RolledBack) or to not in (None, found.to_version)):
+        raise _key_reused(name, key, found)
+    return found
 
 
-def _gate_failed(name: str, judged: Judged) -> RefusalError:
+def _by_key(state: State, key: str) -> Promoted | RolledBack | None:
+    keyed = (entry for entry in state.entries if isinstance(entry, Promoted | RolledBack))
+    return next((entry for entry in keyed if entry.key == key), None)
+
+
+def _key_reused(name: str, key: str, found: Promoted | RolledBack) -> RefusalError:
+    what = "promotion of" if isinstance(found, Promoted) else "rollback to"
     return RefusalError(
-        "GATE_FAILED",
-        f"{name}: the gate did not pass version {judged.version}: {describe_verdict(judged)}. "
-        "What is needed: a version that passes; or, if somebody answers for this one, "
-        f"`vitrine override {name} {judged.version} --why TEXT --until DATE`, which is shown wherever the model is",
-        failures=list(judged.failures),
-        reasons=list(judged.reasons),
-        report=judged.report,
+        "KEY_REUSED",
+        f"{name}: key {key!r} stands for the {what} version {found.to_version} on {found.when}; "
+        "give a new request a key of its own",
+        version=found.to_version,
     )
 
 
-def _how(state: State) -> str:
-    """How the present champion came to be, for a message."""
-    if not state.champion.number:
-        return ""
-    last = state.entries[state.champion.number - 1]
-    return f" ({last.kind.replace('_', ' ')} on {last.when} by {last.who}: {last.why})"
+def _just_rolled_back(state: State, who: str, why: str, to: str | None) -> RolledBack | None:
+    """The last change of the champion, if it is this very rollback of a moment ago."""
+    last = state.changes[-1] if state.changes else None
+    if not isinstance(last, RolledBack) or (last.who, last.why) != (who, why) or to not in (None, last.to_version):
+        return None
+    return last if iso(datetime.now(UTC) - REPEATED_WITHIN) < last.when else None
 
 
 def _unfinished_rollback(journal: Journal) -> RolledBack | None:

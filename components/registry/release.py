@@ -20,10 +20,12 @@ from components import tracking
 from components.errors import InputError
 from components.files import write_json
 from components.measurement import read_measurement
+from components.memory import keep_freed_memory
 from components.policy import Baseline, Code, Verdict, as_json, judge, judge_against, with_fault
 from components.registry.alias import settle
 from components.registry.candidates import SERVED, SERVES, Candidate, check_judged, ensure_model, version_of
 from components.registry.describing import describe_override, refresh
+from components.registry.model_page import describe_model
 from components.registry.state import State, last_override, was_rolled_back
 from components.registry.verdicts import record_verdict
 from components.registry.weights import DIGEST
@@ -80,6 +82,7 @@ def decide(candidate: Candidate, settings: Settings, prepared_dir: Path) -> Deci
     version = version_of(name, weights_sha256) or _registered(name, candidate, weights_sha256)
     number, state = str(version.version), settle(journal)
     refresh(journal)
+    describe_model(journal, state)
     policy = settings.gate[candidate.family]
     rule = _rule(state.champion.version, policy, candidate)
     if state.champion.version == number or (version.tags.get(RULE) == rule and number in state.judged):
@@ -219,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--lineage", type=json.loads, default={}, help="tags for the version, as JSON")
     parser.add_argument("--out", type=Path, required=True, help="where the decision is written, as JSON")
     args = parser.parse_args(argv)
+    keep_freed_memory()
     with explained_errors():
         candidate = Candidate(args.model, args.weights, args.reports, args.lineage)
         decision = decide(candidate, load_settings(args.params), args.prepared)

@@ -21,6 +21,7 @@ from components.policy import Baseline
 from components.registry.candidates import SIGNER, Candidate
 from components.registry.entries import Overridden, iso
 from components.registry.explaining import explain
+from components.registry.figures import FIGURES, figures_of, write_figures
 from components.registry.marking import CARD, PAGE, folder_of
 from components.registry.state import State, last_override
 from components.report.evaluation import (
@@ -86,7 +87,7 @@ def leave_report(
             facts=_facts(version.name, number),
         )
         write_evaluation(Path(scratch) / PAGE, page)
-        place = tracking.page(f"experiments/{run.info.experiment_id}/runs/{run.info.run_id}")
+        place = tracking.run_page(run.info.experiment_id, run.info.run_id)
         facts = read_model_facts(
             candidate.weights_dir,
             _training(candidate, run, place),
@@ -103,11 +104,13 @@ def leave_report(
             pictures=[(name, SHOWN.get(name, name)) for name in (*pictures, COMPARISON)],
         )
         (Path(scratch) / CARD).write_text(model_card(facts), encoding="utf-8")
+        rival = champion[0].measurement if champion else None
+        write_figures(Path(scratch) / FIGURES, figures_of(verdict, measured, rival))
         for name, picture in {**pictures, COMPARISON: comparison.sheet()}.items():
             picture.save(Path(scratch) / name, format="PNG")
         mlflow.log_artifacts(scratch, folder)
         mlflow.set_tag(VERDICT, verdict["verdict"])
-        return f"{place}/artifacts/{folder}/{PAGE}" if place else None
+        return tracking.run_page(run.info.experiment_id, run.info.run_id, f"{folder}/{PAGE}")
 
 
 def _signature(version: ModelVersion) -> str | None:

@@ -4,15 +4,18 @@ import hashlib
 import json
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
-from typing import Any
+from typing import Any, TypeGuard
 
 from components.errors import InputError
 from components.registry.alias import settle
 from components.registry.describing import describe
-from components.registry.entries import LIMIT, Judged, Overridden, iso, line, stamp
-from components.registry.journal import open_journal
+from components.registry.entries import LIMIT, AnyEntry, Judged, Overridden, iso, line, stamp
+from components.registry.journal import Journal, open_journal
 from components.registry.marking import mark_override
+from components.registry.model_page import describe_model
 from components.registry.refusals import RefusalError
+from components.registry.state import State
+from components.registry.telling import tell as tell_people
 from components.registry.weights import model_version
 
 MAX_DAYS = 90
@@ -45,20 +48,24 @@ def record_verdict(
         state = settle(journal)
         known = state.judged.get(version)
         if known is not None and known.digest == fields["digest"]:
-            describe(journal, state, {version})
+            _shown(journal, state, version)
             return known
         entry = _fitted(Judged(**stamp(state.next_number, who, f"gate {fields['verdict']}"), **fields))
         if journal.append(entry):
-            describe(journal, settle(journal), {version})
+            _shown(journal, settle(journal), version)
             return entry
 
 
-def override(name: str, version: str, *, why: str, until: str, who: str | None = None) -> Overridden:
+def override(
+    name: str, version: str, *, why: str, until: str, who: str | None = None, tell: bool = False
+) -> Overridden:
     """Lets a version be promoted though its gate failed, until a day, in somebody's name.
 
-    It lifts the failures of the newest verdict and no others, and never a mismatch of weights.
+    It lifts the failures of the newest verdict and no others, and never a mismatch of weights. Asked for
+    again in the same words it is the same one, and what a killed process has left of it is finished.
 
     Args:
+        tell: as in `components.registry.promotion.promote`.
         until: ISO 8601: a day, which counts to its end, or a moment, UTC if it names no offset; in the
             future, at most MAX_DAYS days.
 
@@ -75,11 +82,26 @@ def override(name: str, version: str, *, why: str, until: str, who: str | None =
         if judged is None or judged.verdict == "PASSED":
             said = "no gate has judged" if judged is None else "the gate has passed"
             raise RefusalError("NOTHING_TO_OVERRIDE", f"{name}: {said} version {version}: nothing to override")
-        entry = Overridden(**stamp(state.next_number, who, why), version=version, until=end, judged=judged.number)
-        if journal.append(entry):
-            describe(journal, settle(journal), {version})
+        stamped = stamp(state.next_number, who, why)
+        entry = Overridden(**stamped, version=version, until=end, judged=judged.number, tell=tell)
+        given = next((found for found in state.entries if _same(found, entry)), None)
+        if given is not None or journal.append(entry):
+            entry = given or entry
             mark_override(name, version, entry)
+            _shown(journal, settle(journal), version, own=entry.number)
             return entry
+
+
+def _same(found: AnyEntry, asked: Overridden) -> TypeGuard[Overridden]:
+    words = (asked.version, asked.until, asked.judged, asked.who, asked.why)
+    return isinstance(found, Overridden) and words == (found.version, found.until, found.judged, found.who, found.why)
+
+
+def _shown(journal: Journal, state: State, version: str, own: int | None = None) -> None:
+    """Has the pages say what the journal does, and people told of what they were not."""
+    describe(journal, state, {version})
+    describe_model(journal, state)
+    tell_people(journal, own)
 
 
 def _until(text: str, now: datetime) -> str:

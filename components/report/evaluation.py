@@ -15,7 +15,8 @@ from urllib.parse import urlsplit
 
 from PIL import Image
 
-from components.glossary import GROUPS, Told, shown, told
+from components.errors import InputError
+from components.glossary import GROUPS, Told, badness, shown, told
 from components.measurement import GROUPS as REPLICATES
 from components.measurement import Estimate, Estimates, Measurement
 from components.report.drawings import Drawing, Limit, drawing_of
@@ -125,11 +126,18 @@ def write_evaluation(path: Path, page: EvaluationPage) -> None:
 
 
 def read_pictures(folder: Path) -> dict[str, Image.Image]:
-    """The pictures that an evaluation left in a folder, by file name."""
+    """The pictures that an evaluation left in a folder, by file name.
+
+    Raises:
+        InputError: one is damaged.
+    """
     found = {}
     for path in sorted(folder.glob("*.png")):
-        with Image.open(path) as picture:
-            found[path.name] = picture.copy()
+        try:
+            with Image.open(path) as picture:
+                found[path.name] = picture.copy()
+        except (OSError, SyntaxError) as error:  # how Pillow calls a broken PNG
+            raise InputError(f"{path}: damaged ({error}); run `dvc checkout`, or `dvc repro` to measure anew") from None
     return found
 
 
@@ -198,7 +206,9 @@ def _difference(mine: Estimate, theirs: Estimate) -> Estimate:
     """Replicate by replicate, since both saw the same real images; without an interval if one has none."""
     complete = len(mine.replicates) == len(theirs.replicates) == REPLICATES
     pairs = zip(mine.replicates, theirs.replicates, strict=True) if complete else ()
-    return Estimate(mine.value - theirs.value, tuple(one - other for one, other in pairs))
+    # The images were drawn apart.
+    least = math.hypot(mine.least_error, theirs.least_error)
+    return Estimate(mine.value - theirs.value, tuple(one - other for one, other in pairs), least_error=least)
 
 
 def surely(row: Row) -> str:
@@ -236,19 +246,13 @@ def _categories(
 
 def _worst(metric: str, by_category: Mapping[str, Estimates]) -> str | None:
     """The category with the worst value of several that can be told apart."""
-    values = {
-        category: metrics[metric].value
+    found = {
+        category: bad
         for category, metrics in by_category.items()
         if metric in metrics and math.isfinite(metrics[metric].value)
+        if (bad := badness(metric, metrics[metric].value)) is not None
     }
-    better = told(metric).better
-    if better is None or len(set(values.values())) < 2:
-        return None
-    badness = {
-        category: value if better == "lower" else -value if better == "higher" else abs(value - 1)
-        for category, value in values.items()
-    }
-    return max(badness, key=lambda category: badness[category])
+    return max(found, key=lambda category: found[category]) if len(set(found.values())) > 1 else None
 
 
 def is_link(url: str | None) -> bool:

@@ -134,7 +134,7 @@ def test_pages_are_linked(monkeypatch: pytest.MonkeyPatch) -> None:
     sections = explain(name, version).sections
     links = {fact.name: fact.link for facts in sections.values() for fact in facts}
     server = os.environ["MLFLOW_TRACKING_URI"]
-    assert links["page"] == f"{server}/#/models/{name}/versions/{version}"
+    assert links["page"] == f"{server}/#/models/{name}/versions/{version}?workflowType=machine_learning"
     assert str(links["run"]).startswith(f"{server}/#/experiments/")
     assert str(links["journal"]).startswith(f"{server}/#/experiments/")
     assert links["flow run"] == "http://prefect.example:4200/runs/flow-run/run-7"

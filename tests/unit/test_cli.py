@@ -90,7 +90,7 @@ def test_tables_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     assert "vitrine override vitrine-gan 2" in shown
     assert run("explain", NAME, "1") == 0
     shown = capsys.readouterr().out
-    for text in ("c0ffee", "champion", "PASSED on", "d1", "f1", "none -> 1"):
+    for text in ("version 1: champion", "c0ffee", "PASSED on", "d1", "f1", "none -> 1", "No figures were kept"):
         assert text in shown
 
 
@@ -125,6 +125,57 @@ def test_wrong_usage_is_told_also_as_json(words: tuple[str, ...], capsys: pytest
     status, said = answer(capsys, *words)
     assert (status, said["error"]["code"]) == (2, "UNUSABLE")
     assert "--help" in said["error"]["message"]
+
+
+@pytest.mark.parametrize("services", [False, True])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("history", NAME),
+        ("explain", NAME, "1"),
+        ("promote", NAME, "1", "--expect-champion", "none", "--why", "x"),
+        ("rollback", NAME, "--why", "x"),
+        ("override", NAME, "1", "--why", "x", "--until", "2026-01-01"),
+    ],
+)
+def test_without_a_store_none_is_made_and_the_services_are_named(
+    words: tuple[str, ...],
+    services: bool,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if services:
+        (tmp_path / ".vitrine/mlflow").mkdir(parents=True)
+    before = set(tmp_path.rglob("*"))
+    status, said = answer(capsys, *words)
+    assert (status, said["error"]["code"]) == (2, "UNUSABLE")
+    assert 'eval "$(make -s env)"' in said["error"]["message"]
+    assert ("does not know the services" in said["error"]["message"]) == services
+    assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.usefixtures("two_versions")
+def test_whoever_asks_the_local_store_beside_services_is_told(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow notes the chosen store there
+    assert run("history", NAME) == 0
+    assert "note: " not in capsys.readouterr().err
+    (tmp_path / ".vitrine/mlflow").mkdir()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert run("history", NAME, "--json") == 0
+    shown = capsys.readouterr()
+    assert json.loads(shown.out)["name"] == NAME
+    assert "note: this asks the local store .vitrine/tracking, not the services" in shown.err
+
+
+@pytest.mark.parametrize("words", [("history", NAME, "--js"), ("promote", NAME, "1", "--expect", "1", "--why", "x")])
+def test_options_are_written_out(words: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(*words) == 2
+    assert "error: " in capsys.readouterr().err
 
 
 def test_a_server_that_does_not_answer_is_told(

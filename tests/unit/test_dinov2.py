@@ -135,6 +135,9 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
     write_model(tmp_path, use_swiglu_ffn=True)
     with pytest.raises(InputError, match="SwiGLU"):
         Dinov2(str(tmp_path))
+    write_model(tmp_path, hidden_act="relu")
+    with pytest.raises(InputError, match=r"no DINOv2 model.*\n?hidden_act"):
+        Dinov2(str(tmp_path))
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match="no DINOv2 model"):
         Dinov2(str(tmp_path))

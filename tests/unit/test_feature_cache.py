@@ -14,7 +14,8 @@ from torch.testing import assert_close
 from components.dataset import Split
 from components.errors import InputError
 from components.feature_cache import KEPT, Tensors, cached, cached_features
-from components.features import FeatureExtractor, Seen
+from components.features import FeatureExtractor, Features, Seen
+from components.protocol import VERSION
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,11 +40,13 @@ def images_of(numbers: list[int]) -> np.ndarray:
     return np.stack([np.random.default_rng(number).integers(0, 256, (1, 8, 8), dtype=np.uint8) for number in numbers])
 
 
-def features(numbers: list[int], network: FeatureExtractor, **options: bool):  # type: ignore[no-untyped-def]
+def features(
+    numbers: list[int], network: FeatureExtractor, name: str = "train", digest: str | None = None, **options: bool
+) -> Features:
     split = Split((images_of(numbers),), pd.DataFrame({"id": [str(number) for number in numbers]}), {})
-    digest = "-".join(map(str, numbers))
+    digest = digest or "-".join(map(str, numbers))
     return cached_features(
-        network, split, np.arange(len(numbers)), dataset_digest=digest, name="train", batch_size=4, **options
+        network, split, np.arange(len(numbers)), dataset_digest=digest, name=name, batch_size=4, **options
     )
 
 
@@ -88,9 +91,9 @@ def test_only_new_pairs_are_computed() -> None:
     network = Counting()
     features([1, 2, 3, 4, 5], network, pairs=True)
     assert network.images == 6
-    found = features([3, 4, 2, 1, 5], network, pairs=True)
+    found = features([3, 4, 1, 5, 5], network, pairs=True)  # 1 was seen, but not with 5
     assert network.images == 8
-    expected = features([3, 4, 2, 1, 5], Counting(), pairs=True, logits=True)
+    expected = features([3, 4, 1, 5, 5], Counting(), pairs=True, logits=True)
     assert_close(found.features_ND, expected.features_ND)
     assert_close(found.pair_distances, expected.pair_distances)
     assert len(found.pair_distances) == 2
@@ -105,18 +108,35 @@ def test_other_networks_share_nothing() -> None:
     other.resolution = 64
     features([1, 2], other)
     assert other.images == 4
+    other.resize = "bicubic"
+    features([1, 2], other)
+    assert other.images == 6
+
+
+def test_what_was_kept_for_another_use_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = Counting()
+    features([1, 2], network)
+    assert features([1, 2], network, logits=True).logits_NK.shape == (2, 2)
+    assert features([1, 2], network, pairs=True).pair_distances.shape == (1,)
+    # The same rows of the same dataset, in another split.
+    found = features([3, 4], network, name="test", digest="1-2")
+    assert_close(found.features_ND, Counting()(torch.from_numpy(images_of([3, 4])))[0])
+    seen = network.images
+    monkeypatch.setattr("components.feature_cache.VERSION", VERSION + 1)
+    features([1, 2], network)
+    assert network.images == seen + 2
 
 
 def test_files_used_last_stay(cache: Path) -> None:
-    for number in range(KEPT + 3):
+    cached({"of": "x"}, {"dataset": "0"}, compute)
+    for number in range(1, KEPT + 3):
         cached({"of": "x"}, {"dataset": str(number)}, compute)
-        cached({"of": "x"}, {"dataset": "0"}, compute)
+        cached({"of": "x"}, {"dataset": "0"}, lambda _: pytest.fail("was not kept"))
         cached({"of": "other"}, {"dataset": "0"}, compute)
     assert len(list(cache.glob("*.safetensors"))) == KEPT + 1
-    cached({"of": "x"}, {"dataset": "0"}, lambda _: pytest.fail("was not kept"))
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "other"])
+@pytest.mark.parametrize("damage", ["flip", "rename", "truncate", "empty", "other"])
 def test_a_damaged_file_is_computed_again(cache: Path, damage: str, capsys: pytest.CaptureFixture[str]) -> None:
     calls: list[int] = []
 
@@ -129,6 +149,8 @@ def test_a_damaged_file_is_computed_again(cache: Path, damage: str, capsys: pyte
     content = bytearray(path.read_bytes())
     if damage == "flip":
         content[-3] ^= 1
+    elif damage == "rename":
+        content = content.replace(b'"b":', b'"c":')
     elif damage == "truncate":
         del content[-20:]
     elif damage == "empty":

@@ -42,9 +42,14 @@ def test_every_metric_of_the_gates_is_known_and_its_direction_fits() -> None:
     for policy in load_settings(ROOT / "params.yaml").gate.values():
         for check in [*policy.thresholds, *policy.by_category, *policy.memorisation]:
             asked = "lower" if check.at_most is not None else "higher"
-            assert told(check.metric).better in (asked, "near 1"), check.metric
+            assert told(check.metric).better in (asked, "near 0", "near 1"), check.metric
         for compared in policy.champion:
             assert told(compared.metric).better == ("lower" if compared.direction == "minimize" else "higher")
+
+
+def test_the_data_copying_test_is_best_at_neither_end() -> None:
+    assert told("copying_ct").better == "near 0"
+    assert "far above 0" in told("copying_ct").sentence
 
 
 def test_an_unknown_metric_keeps_its_name() -> None:

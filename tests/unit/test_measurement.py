@@ -7,7 +7,15 @@ import torch
 from scipy import stats
 
 from components.errors import InputError
-from components.measurement import GROUPS, T_95, Estimate, read_measurement, standard_error, write_measurement
+from components.measurement import (
+    GROUPS,
+    T_95,
+    Estimate,
+    read_measurement,
+    share_error,
+    standard_error,
+    write_measurement,
+)
 from tests.measurements import estimate, measurement
 
 
@@ -32,6 +40,37 @@ def test_the_interval_covers_the_mean_as_often_as_it_says() -> None:
         covered += interval[0] <= 0 <= interval[1]
     # Of 2000 at 95%: four standard deviations to either side.
     assert 1860 < covered < 1940
+
+
+@pytest.mark.parametrize(("hits", "count"), [(0, 14), (14, 14), (1, 14), (7, 14), (3, 1000), (0, 1)])
+def test_a_share_is_no_surer_than_wilsons_interval(hits: int, count: int) -> None:
+    wilson = stats.binomtest(hits, count).proportion_ci(method="wilson")
+    share = hits / count
+    found = Estimate(share, (share,) * GROUPS, least_error=share_error(share, count))
+    assert found.interval is not None
+    low, high = found.interval
+    assert low <= wilson.low + 1e-9
+    assert high >= wilson.high - 1e-9
+    assert max(wilson.high - share, share - wilson.low) == pytest.approx(high - share)
+
+
+def test_the_least_error_only_widens() -> None:
+    replicates = tuple(0.5 + 0.02 * (-1) ** group for group in range(GROUPS))
+    plain = Estimate(0.5, replicates)
+    assert Estimate(0.5, replicates, least_error=0.01).interval == plain.interval
+    wide = Estimate(0.5, replicates, least_error=0.2).interval
+    assert wide == pytest.approx((0.5 - 0.2 * T_95, 0.5 + 0.2 * T_95))
+    assert Estimate(0.5, (), least_error=0.2).interval is None
+
+
+def test_a_file_without_least_errors_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "measurement.json"
+    write_measurement(path, measurement({"fd": estimate(40.25, 2.0), "share": Estimate(0.5, least_error=0.25)}))
+    assert read_measurement(path).metrics["share"].least_error == 0.25
+    content = json.loads(path.read_text())
+    del content["metrics"]["fd"]["least_error"]
+    path.write_text(json.dumps(content))
+    assert read_measurement(path).metrics["fd"] == estimate(40.25, 2.0)
 
 
 @pytest.mark.parametrize("replicates", [(), (1.0,) * (GROUPS - 1), (math.nan, *(1.0,) * (GROUPS - 1))])

@@ -19,7 +19,7 @@ from components.model_card import model_card
 from components.model_card.facts import ModelFacts, TrainingFacts, read_data_facts, read_model_facts
 from components.model_card.limits import limits_of
 from components.model_card.markdown import code, link, plain, table
-from components.policy import as_json, judge
+from components.policy import Baseline, as_json, judge, judge_against
 from components.report.evaluation import Override
 from components.settings import load_settings
 from tests.measurements import PROTOCOL, estimate, measurement
@@ -150,7 +150,7 @@ def test_results_verdict_and_override(facts: ModelFacts) -> None:
         )
     )
     assert card.startswith("# vitrine-gan, version 12\n\n**Gate: failed**")
-    assert "compared with champion version 11" in card
+    assert "checks, not compared with champion version 11." in card  # it could not be measured
     assert r"> **Overridden** by anna until 2031-01-01: needed \| today" in card
     assert "- `MISSING_METRIC`: kd\\_efflite0: was not measured" in card
     low, high = estimate(200, 5).interval or (0, 0)
@@ -167,6 +167,16 @@ def test_results_verdict_and_override(facts: ModelFacts) -> None:
     ]
     assert section(card, "Pictures") == "![What it makes](samples.png)"
     assert "copies by pixels 0.01" in section(card, "Copying, licences and people")
+
+
+def test_the_card_says_with_whom_the_model_was_compared(facts: ModelFacts) -> None:
+    policy = load_settings(ROOT / "params.yaml").gate["gan"]
+    for baseline, champion, words in [
+        (Baseline("11", measurement(metrics())), "11", "checks, compared with champion version 11."),
+        (None, None, "checks, compared with no champion."),
+    ]:
+        verdict = as_json(judge_against(measurement(metrics()), policy, baseline))
+        assert words in model_card(replace(facts, verdict=verdict, champion=champion))
 
 
 def test_an_unconditional_model(tmp_path: Path) -> None:
@@ -204,6 +214,20 @@ def test_damaged_weights_are_named(damage: str, facts: ModelFacts, tmp_path: Pat
     assert facts.numbers > 0
 
 
+def test_damaged_reports_are_named(prepared: Path, tmp_path: Path) -> None:
+    ingest, photos = tmp_path / "ingest.json", tmp_path / "facts.parquet"
+    for content in ("{", "[]"):
+        ingest.write_text(content)
+        with pytest.raises(InputError, match=r"ingest\.json: damaged"):
+            read_data_facts(prepared, ingest)
+    photos.write_bytes(b"no parquet")
+    with pytest.raises(InputError, match=r"facts\.parquet: damaged"):
+        read_data_facts(prepared, None, photos)
+    (prepared / "manifest.parquet").unlink()
+    with pytest.raises(InputError, match=r"manifest\.parquet: not found"):
+        read_data_facts(prepared)
+
+
 def limits(changes: Estimates, by_category: dict[str, Estimates] | None = None, **known: Any) -> str:
     found = {"fd_efflite0": estimate(200, 5, floor=26)} | changes
     return "\n".join(limits_of(measurement(found, by_category, **known), {}))
@@ -239,6 +263,8 @@ def test_the_worst_categories_come_first() -> None:
     fidelity = {f"category {n}": {"condition_fidelity": estimate(0.1 * n, 0.01, 0.9)} for n in range(1, 8)}
     found = limits({"condition_fidelity": estimate(0.55, 0.01, 0.9)}, fidelity)
     assert "in: category 1 (0.1), category 2 (0.2), category 3 (0.3) and 2 more." in found
+    copies = {f"category {n}": {"copies_by_pixels": estimate(0.1 * n, 0.01, 0.0)} for n in range(1, 5)}
+    assert "in: category 4 (0.4), category 3 (0.3), category 2 (0.2) and 1 more." in limits({}, copies)
 
 
 def test_what_is_missing_and_small_is_told() -> None:

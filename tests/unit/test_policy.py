@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from components.measurement import GROUPS, T_95, Estimate, Measurement
+from components.measurement import GROUPS, T_95, Estimate, Measurement, share_error
 from components.policy import Baseline, Code, Verdict, as_json, judge, judge_against
 from components.settings import ChampionCheck, GateCheck, GatePolicy
 from tests.measurements import PROTOCOL, estimate, measurement
@@ -209,6 +209,28 @@ def test_what_both_models_owe_to_the_real_images_drops_out() -> None:
     check = ChampionCheck(metric="score", direction="minimize", better_by=0)
     candidate, champion = measured(score=estimate(49, 10)), measured(score=estimate(50, 10))
     assert judge_against(candidate, policy(champion=[check]), Baseline("3", champion)).passed
+
+
+@pytest.mark.parametrize("direction", ["minimize", "maximize"])
+@pytest.mark.parametrize(("relative", "weight"), [(False, 1.0), (True, 1.1)])
+def test_two_shares_of_few_images_are_not_surely_alike(direction: str, relative: bool, weight: float) -> None:
+    """14 of 14 by either: their replicates say nothing of what other images would have been."""
+    value = 0.0 if direction == "minimize" else 1.0
+    share = Estimate(value, (value,) * GROUPS, least_error=share_error(value, 14))
+    check = ChampionCheck.model_validate(
+        {"metric": "share", "direction": direction, "worse_by_at_most": 0.1, "relative": relative}
+    )
+    verdict = judge_against(measured(share=share), policy(champion=[check]), Baseline("3", measured(share=share)))
+    assert codes(verdict) == [Code.TOO_MUCH_WORSE]
+    (found,) = (each for each in verdict.checks if each.kind == "champion")
+    assert found.high is not None
+    assert found.value is not None
+    # What a relative margin gives grows with the champion's share, and so does what is unsure of it.
+    weight = weight if direction == "minimize" else 2 - weight
+    expected = T_95 * math.hypot(share.least_error, weight * share.least_error)
+    assert found.high - found.value == pytest.approx(expected)
+    sure = measured(share=Estimate(value, (value,) * GROUPS))
+    assert judge_against(sure, policy(champion=[check]), Baseline("3", sure)).passed is not (relative and not value)
 
 
 def test_the_champion_excuses_nothing() -> None:

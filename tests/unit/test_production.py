@@ -15,15 +15,21 @@ from mlflow.pyfunc import PyFuncModel
 from components import tracking
 from components.errors import InputError
 from components.files import sha256_file
-from components.generative import load_card
+from components.generative import WEIGHTS, load_card
 from components.packaging import register, save_package
 from components.production import check_package, load_production
+from components.registry.alias import settle
+from components.registry.journal import open_journal
+from components.registry.promotion import promote
+from components.registry.verdicts import record_verdict
 from components.registry.weights import DIGEST
 from components.signing import REQUIRE, make_keys, sign
 from tests.packages import write_model
 from tests.project import SOURCE
+from tests.registering import NAME, alias, set_alias, verdict
+from tests.registering import register as register_bytes
 
-NAME = "vitrine-gan"
+OLD = "vitrine-old"
 REQUEST = pd.DataFrame([{"category": "dress", "n": 1, "seed": 1}])
 
 
@@ -39,17 +45,22 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         tracking.connect()
         model_dir = write_model(folder)
         card = load_card(model_dir)
+        weights = card.weights_sha256
         save_package(model_dir, card.attributes, folder / "package")
         make_keys(folder / "signing.pem")
         client = mlflow.MlflowClient()
         with mlflow.start_run():
-            unsigned = register(folder / "package", NAME, {DIGEST: card.weights_sha256})
+            unsigned = register(folder / "package", NAME, {DIGEST: weights})
             other = register(folder / "package", NAME, {DIGEST: "0" * 64})
             sign(folder / "package", folder / "signing.pem")
-            signed = register(folder / "package", NAME, {DIGEST: card.weights_sha256})
-        aliases = {"champion": signed, "challenger": unsigned, "mistaken": other}
-        for alias, version in aliases.items():
-            client.set_registered_model_alias(NAME, alias, version)
+            signed = register(folder / "package", NAME, {DIGEST: weights})
+            # A model from before the journal, and one whose journal has a champion.
+            old = register(folder / "package", OLD, {DIGEST: weights})
+        client.set_registered_model_alias(OLD, "champion", old)
+        record_verdict(NAME, signed, verdict(signed, None))
+        promote(NAME, signed, expect_champion=None, why="first")
+        for other_alias, version in {"challenger": unsigned, "mistaken": other}.items():
+            client.set_registered_model_alias(NAME, other_alias, version)
         yield folder
     mlflow.set_tracking_uri(before)
 
@@ -94,6 +105,8 @@ def test_an_unsigned_version_is_refused_if_a_signature_is_asked_for(
     with pytest.raises(InputError, match="not signed"):
         load_production(NAME, "challenger", registry / "signing.pub")
     monkeypatch.setenv(REQUIRE, "signing.pub")
+    # The packaged model would refuse as well, but by then its code runs, which may be altered.
+    monkeypatch.setattr("mlflow.pyfunc.load_model", lambda _: pytest.fail("it was loaded"))
     with pytest.raises(InputError, match="not signed"):
         load_production(NAME, "challenger")
 
@@ -106,9 +119,69 @@ def test_other_weights_than_those_that_were_evaluated_are_refused() -> None:
 
 @pytest.mark.usefixtures("registry")
 def test_no_such_version_is_told() -> None:
-    for name, alias in ((NAME, "nobody"), ("vitrine-none", "champion")):
-        with pytest.raises(InputError, match=f"no version of '{name}' has the alias '{alias}'"):
-            load_production(name, alias)
+    with pytest.raises(InputError, match=f"no version of '{NAME}' has the alias 'nobody'"):
+        load_production(NAME, "nobody")
+    with pytest.raises(InputError, match="the registry has no model 'vitrine-none'"):
+        load_production("vitrine-none")
+    name = "vitrine-unloved"
+    register_bytes(b"one", name)
+    with pytest.raises(InputError, match=f"no version of '{name}' has the alias 'champion'"):
+        load_production(name)
+    open_journal(name)
+    with pytest.raises(InputError, match="by its journal there is no champion; promote one"):
+        load_production(name)
+
+
+@pytest.mark.usefixtures("registry")
+def test_an_alias_that_a_hand_has_moved_is_not_followed() -> None:
+    champion = alias()
+    assert champion is not None
+    mistaken = str(mlflow.MlflowClient().get_model_version_by_alias(NAME, "mistaken").version)
+    set_alias(mistaken)
+    try:
+        with pytest.warns(UserWarning, match=f"stands at {mistaken}, by the journal version {champion} is champion"):
+            model = load_production(NAME)
+    finally:
+        set_alias(champion)
+    assert first_image(model).startswith(b"\x89PNG")
+
+
+def test_weights_and_tag_that_were_both_changed_are_refused(registry: Path) -> None:
+    client = mlflow.MlflowClient()
+    version = client.get_model_version(NAME, str(alias()))
+    stored = Path(mlflow.artifacts.download_artifacts(version.source)) / "artifacts/gan" / WEIGHTS
+    assert stored.is_relative_to(registry)
+    kept = stored.read_bytes()
+    stored.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]))
+    client.set_model_version_tag(NAME, version.version, DIGEST, sha256_file(stored))
+    try:
+        with pytest.raises(InputError, match=f"evaluated was {version.tags[DIGEST]}"):
+            load_production(NAME)
+        stored.write_bytes(kept)
+        load_production(NAME)  # whatever the tag says
+    finally:
+        stored.write_bytes(kept)
+        client.set_model_version_tag(NAME, version.version, DIGEST, version.tags[DIGEST])
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_champion_by_hand_alone_is_refused() -> None:
+    name = "vitrine-hand"
+    version = register_bytes(b"one", name)
+    record_verdict(name, version, verdict(version, None, name=name))
+    mlflow.MlflowClient().set_registered_model_alias(name, "champion", version)
+    with pytest.raises(InputError, match=f"no champion, though the alias 'champion' stands at version {version}"):
+        load_production(name)
+    settle(open_journal(name))
+    with pytest.raises(InputError, match=f"version {version} is champion, but nobody has noted the weights"):
+        load_production(name)
+
+
+@pytest.mark.usefixtures("registry")
+def test_a_model_without_a_journal_is_loaded_by_its_alias_with_a_warning() -> None:
+    with pytest.warns(UserWarning, match="vitrine-old has no journal: version 1 is loaded on the word of"):
+        model = load_production(OLD)
+    assert first_image(model).startswith(b"\x89PNG")
 
 
 def test_a_package_is_checked_whole(registry: Path, package: Path) -> None:

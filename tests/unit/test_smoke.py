@@ -1,5 +1,6 @@
 """The serving smoke test, on real packages: a good one, and some that are broken on purpose."""
 
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -9,9 +10,9 @@ import psutil
 import pytest
 
 from components.packaging import weights_folder
-from components.serving_answers import IMAGES
-from components.signing import make_keys, public_key_file, sign, verify
-from components.smoke import SmokeTest, _requests, smoke
+from components.serving_answers import IMAGES, Answer
+from components.signing import REQUIRE, make_keys, public_key_file, sign, verify
+from components.smoke import TAIL, SmokeTest, _answers, _requests, smoke
 from tests.packages import write_package
 from tests.project import SOURCE
 
@@ -154,6 +155,36 @@ def test_a_broken_package_fails_with_its_own_code(package: Path, broken: Broken,
     result = smoke(package)
     assert codes(result) == [code]
     assert said in result.reasons[0].text
+
+
+def run_program(folder: Path, program: str, monkeypatch: pytest.MonkeyPatch) -> Answer:
+    """What a process answers that runs this instead of the smoke test's own program."""
+    (folder / "program.py").write_text(program)
+    monkeypatch.setattr("components.smoke.PROGRAM", folder / "program.py")
+    (answer,) = _answers(folder, folder / "key.pub", [[]], 60)
+    return answer
+
+
+def test_processes_know_the_key_and_of_the_callers_variables_the_machines_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign = {"MLFLOW_TRACKING_URI", "PATHETIC", "AWS_SECRET_ACCESS_KEY"}
+    for name in foreign:
+        monkeypatch.setenv(name, "x")
+    program = (
+        "import json, os, pathlib, sys\npathlib.Path(sys.argv[3]).write_text(json.dumps({'known': dict(os.environ)}))"
+    )
+    known = run_program(tmp_path, program, monkeypatch).content["known"]
+    assert known[REQUIRE] == str(tmp_path / "key.pub")
+    assert known["PATH"] == os.environ["PATH"]
+    assert not foreign & set(known)
+
+
+def test_of_what_a_process_said_the_end_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem = run_program(tmp_path, "print('a' * 5000 + ' the end')", monkeypatch).problem
+    assert problem is not None
+    assert problem.code == "CRASHED"
+    assert problem.text == f"the process ended with status 0; it said: {'a' * (TAIL - 8)} the end"
 
 
 def test_a_package_that_hangs_is_ended_with_all_that_it_started(package: Path) -> None:

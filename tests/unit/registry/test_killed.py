@@ -18,11 +18,16 @@ from components.registry.explaining import history
 from components.registry.journal import find_journal
 from components.registry.promotion import Outcome, promote, rollback
 from components.registry.refusals import ConflictError
-from components.registry.verdicts import record_verdict
 from tests.forked import Command
-from tests.registering import NAME, alias, register, verdict
+from tests.registering import NAME, alias, passed, register
 
-WRITES = ("log_param", "set_registered_model_alias", "update_model_version", "set_model_version_tag")
+WRITES = (
+    "log_param",
+    "set_registered_model_alias",
+    "update_model_version",
+    "set_model_version_tag",
+    "update_registered_model",
+)
 FIRST_WRITES = ("create_run", "update_run", "create_experiment", "set_registered_model_tag", "delete_experiment")
 
 
@@ -54,12 +59,6 @@ def killed_at(write: int, moment: str, *words: str) -> bool:
     return ended.status != 0
 
 
-def judged(weights: bytes, baseline: str | None) -> str:
-    version = register(weights)
-    record_verdict(NAME, version, verdict(version, baseline))
-    return version
-
-
 class Saved:
     """The registry as it is, to be brought back for the next kill; MLflow keeps its connection to the file."""
 
@@ -79,9 +78,9 @@ def _copy(source: Path, target: Path) -> None:
 
 @pytest.mark.timeout(1500)
 def test_a_promotion_killed_at_any_write_is_finished_once_by_a_repeat(project: Path) -> None:
-    judged(b"one", None)
+    passed(b"one", None)
     promote(NAME, "1", expect_champion=None, why="first")
-    judged(b"two", "1")
+    passed(b"two", "1")
     saved = Saved(project)
     words = ("promote", NAME, "2", "--expect-champion", "1", "--why", "better")
     for moment in ("before", "after"):
@@ -93,16 +92,19 @@ def test_a_promotion_killed_at_any_write_is_finished_once_by_a_repeat(project: P
             assert made == [outcome.event], (write, moment)
             assert [entry.kind for entry in history(NAME)][3:] == ["promoted"], (write, moment)
             assert "**Champion: promoted**" in described("2"), (write, moment)
+            page = str(mlflow.MlflowClient().get_registered_model(NAME).description)
+            assert page.startswith("Champion: version 2, promoted"), (write, moment)
             saved.restore()
             write += 1
         saved.restore()
-    assert write == 9  # entry, two marks, alias; description and tag of both versions
+    # Entry, two marks, alias; description and tag of both versions, the model's description, that people were told.
+    assert write == 11
 
 
 @pytest.mark.timeout(1500)
 def test_a_rollback_killed_at_any_write_goes_back_once(project: Path) -> None:
     for number, before in ((1, None), (2, "1"), (3, "2")):
-        version = judged(bytes([number]), before)
+        version = passed(bytes([number]), before)
         promote(NAME, version, expect_champion=before, why="better")
     saved = Saved(project)
     for write in (1, 2, 3, 4):
@@ -111,7 +113,8 @@ def test_a_rollback_killed_at_any_write_goes_back_once(project: Path) -> None:
         assert len(made) == 1
         if write < 4:  # entry, first mark, alias: it is not finished
             assert rollback(NAME, why="bad") == Outcome(NAME, made[0], "2", repeated=True)
-        else:  # finished: who repeats it blindly would go further back
+        else:  # finished: who repeats it is told so
+            assert rollback(NAME, why="bad") == Outcome(NAME, made[0], "2", repeated=True)
             with pytest.raises(ConflictError):
                 rollback(NAME, why="bad", expect_champion="3")
         assert history(NAME)[-1] == made[0]
@@ -127,7 +130,7 @@ def test_the_making_of_a_journal_killed_at_any_write_leaves_one(project: Path) -
     for write in range(1, 7):
         assert killed_at(write, "after", "rollback", NAME, "--why", "bad"), write
         tracking.connect()
-        version = judged(b"two", "1")
+        version = passed(b"two", "1")
         promote(NAME, version, expect_champion="1", why="better")
         assert [entry.kind for entry in history(NAME)] == ["adopted", "judged", "promoted"], write
         assert find_journal(NAME) is not None

@@ -13,19 +13,13 @@ from components.registry.journal import Journal, open_journal
 from components.registry.promotion import promote, rollback
 from components.registry.refusals import ConflictError
 from components.registry.verdicts import record_verdict
-from tests.registering import NAME, alias, register, verdict
+from tests.registering import NAME, alias, passed, register, verdict
 
 Meanwhile = Callable[[], object]
 
 
 class KilledError(BaseException):
     """The end of a process, as nothing in it can catch."""
-
-
-def judged(weights: bytes, baseline: str | None) -> str:
-    version = register(weights)
-    record_verdict(NAME, version, verdict(version, baseline))
-    return version
 
 
 def interrupted(patch: pytest.MonkeyPatch, method: str, meanwhile: Meanwhile, *, before: bool, then_dies: bool) -> None:
@@ -56,8 +50,8 @@ def others_go_on() -> None:
 
 @pytest.fixture
 def three_versions(project: Path) -> None:  # noqa: ARG001
-    promote(NAME, judged(b"one", None), expect_champion=None, why="first")
-    judged(b"two", "1")
+    promote(NAME, passed(b"one", None), expect_champion=None, why="first")
+    passed(b"two", "1")
     register(b"three")
 
 

@@ -45,7 +45,7 @@ def test_an_override_lets_a_failed_version_pass_and_is_shown_everywhere() -> Non
     for text in (text.replace("\\", "") for text in shown):
         assert f"in force until {given.until}, by chief: the fair is tomorrow" in text
         assert "lifts TOO_MANY_COPIES copies_by_pixels, THRESHOLD_MISSED fd_efflite0 bag" in text
-    assert str(found.description).startswith("**FAILED**: copies_by_pixels of all is bad")
+    assert str(found.description).startswith("FAILED, overridden, champion: copies_by_pixels of all is bad")
     assert [entry.kind for entry in history(NAME)] == ["judged", "overridden", "promoted"]
 
 

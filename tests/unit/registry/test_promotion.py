@@ -1,40 +1,18 @@
-"""Promoting and rolling back, against a real MLflow on SQLite."""
+"""Promotions, against a real MLflow on SQLite."""
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
-from mlflow import MlflowClient
 
 from components.errors import InputError
-from components.registry.alias import CHAMPION
-from components.registry.entries import Promoted, RolledBack
+from components.registry.entries import Promoted
 from components.registry.explaining import history
-from components.registry.journal import EXPERIMENT, TAG, open_journal
 from components.registry.promotion import Outcome, promote, rollback
 from components.registry.refusals import ConflictError, RefusalError
-from components.registry.state import fold, was_rolled_back
 from components.registry.verdicts import override, record_verdict
-from tests.registering import NAME, alias, register, verdict
+from tests.registering import NAME, alias, champions, kinds, passed, register, stored_weights, verdict
 
 pytestmark = pytest.mark.usefixtures("project")
-
-
-def passed(weights: bytes, baseline: str | None) -> str:
-    """A version that passed its gate against this champion."""
-    version = register(weights)
-    record_verdict(NAME, version, verdict(version, baseline))
-    return version
-
-
-def champions(*weights: bytes) -> list[str]:
-    """Versions promoted one after another."""
-    made: list[str] = []
-    for content in weights:
-        before = made[-1] if made else None
-        made.append(passed(content, before))
-        promote(NAME, made[-1], expect_champion=before, why="better")
-    return made
 
 
 def refused(code: str, version: str, expected: str | None) -> RefusalError:
@@ -44,14 +22,6 @@ def refused(code: str, version: str, expected: str | None) -> RefusalError:
     assert caught.value.code == code
     assert (len(history(NAME)), alias()) == (before, moved)
     return caught.value
-
-
-def set_alias(version: str) -> None:
-    MlflowClient().set_registered_model_alias(NAME, CHAMPION, version)
-
-
-def kinds() -> list[str]:
-    return [entry.kind for entry in history(NAME)]
 
 
 def test_a_version_that_passed_becomes_champion_and_the_journal_says_who_when_and_why() -> None:
@@ -108,11 +78,6 @@ def test_a_comparison_with_another_champion_is_stale_also_under_an_override() ->
 
 def tomorrow() -> str:
     return (datetime.now(UTC) + timedelta(days=1)).date().isoformat()
-
-
-def stored_weights(version: str) -> Path:
-    uri = MlflowClient().get_model_version_download_uri(NAME, version)
-    return Path(uri.removeprefix("file://")) / "artifacts" / "gan" / "weights.safetensors"
 
 
 def test_weights_that_were_changed_in_the_store_are_refused_also_under_an_override() -> None:
@@ -176,106 +141,6 @@ def test_a_key_returns_what_happened_then_whatever_happened_since() -> None:
     assert caught.value.code == "KEY_REUSED"
 
 
-def test_rollback_goes_back_one_by_one_until_there_is_none() -> None:
-    champions(b"one", b"two", b"three")
-    assert rollback(NAME, why="bad").champion == "2"
-    assert rollback(NAME, why="bad as well").champion == "1"
-    assert alias() == "1"
-    with pytest.raises(RefusalError, match="there was none before it") as caught:
-        rollback(NAME, why="bad as well")
-    assert caught.value.code == "NO_EARLIER_CHAMPION"
-    fourth = passed(b"four", "1")
-    promote(NAME, fourth, expect_champion="1", why="better")
-    assert rollback(NAME, why="bad").champion == "1"
-
-
-def test_rollback_after_the_alias_was_moved_by_hand_goes_to_the_champion_before_that() -> None:
-    champions(b"one", b"two")
-    elsewhere = register(b"by hand")
-    set_alias(elsewhere)
-    assert rollback(NAME, why="who did that?").champion == "2"
-    assert kinds()[-2:] == ["moved_by_hand", "rolled_back"]
-    assert alias() == "2"
-    assert rollback(NAME, why="further").champion == "1"
-
-
-def test_rollback_after_the_alias_was_removed_by_hand() -> None:
-    champions(b"one")
-    MlflowClient().delete_registered_model_alias(NAME, CHAMPION)
-    assert rollback(NAME, why="who did that?").champion == "1"
-    assert alias() == "1"
-
-
-def test_a_champion_by_hand_must_be_expected_as_any_other_and_is_not_gone_back_to() -> None:
-    champions(b"one")
-    set_alias(register(b"by hand"))
-    third = passed(b"three", "1")
-    assert "moved by hand" in str(conflict(third, "1"))
-    record_verdict(NAME, third, verdict(third, "2"))
-    assert promote(NAME, third, expect_champion="2", why="better").champion == "3"
-    assert rollback(NAME, why="bad").champion == "1"
-
-
-def conflict(version: str, expected: str) -> ConflictError:
-    with pytest.raises(ConflictError) as caught:
-        promote(NAME, version, expect_champion=expected, why="better")
-    return caught.value
-
-
-def test_a_champion_from_before_the_journal_is_adopted_and_can_be_gone_back_to() -> None:
-    register(b"old")
-    set_alias("1")
-    second = passed(b"two", "1")
-    promote(NAME, second, expect_champion="1", why="better")
-    assert kinds() == ["adopted", "judged", "promoted"]
-    assert rollback(NAME, why="bad").champion == "1"
-
-
-def test_rollback_checks_the_weights() -> None:
-    champions(b"one", b"two")
-    stored_weights("1").write_bytes(b"other")
-    with pytest.raises(RefusalError) as caught:
-        rollback(NAME, why="bad")
-    assert (caught.value.code, alias()) == ("WEIGHTS_MISMATCH", "2")
-
-
-def test_rollback_passes_over_a_version_that_was_deleted() -> None:
-    champions(b"one", b"two", b"three")
-    MlflowClient().delete_model_version(NAME, "2")
-    outcome = rollback(NAME, why="bad")
-    assert isinstance(outcome.event, RolledBack)
-    assert (outcome.champion, outcome.event.skipped) == ("1", ("2",))
-    MlflowClient().delete_model_version(NAME, "1")
-    with pytest.raises(RefusalError, match="none before it"):
-        rollback(NAME, why="bad")
-
-
-def test_rollback_of_another_champion_than_the_expected_is_refused() -> None:
-    champions(b"one", b"two")
-    rollback(NAME, why="bad", expect_champion="2")
-    with pytest.raises(ConflictError, match="expected champion 2, it is 1"):
-        rollback(NAME, why="bad", expect_champion="2")
-
-
-def test_a_version_rolled_back_stays_so_until_it_is_measured_otherwise() -> None:
-    champions(b"one", b"two")
-
-    def out() -> bool:
-        return was_rolled_back(fold(open_journal(NAME).read()), "2")
-
-    assert not out()
-    rollback(NAME, why="bad")
-    assert out()
-    record_verdict(NAME, "2", {**verdict("2", "1"), "checks": ["the same measurement, once more"]})
-    assert out()
-    record_verdict(NAME, "2", {**verdict("2", "1"), "protocol": "version=2; dataset=new"})
-    assert not out()
-    promote(NAME, "2", expect_champion="1", why="better on new photos")
-    set_alias("1")
-    record_verdict(NAME, "2", verdict("2", "1"))
-    assert out()
-
-
 def test_the_same_verdict_is_noted_once() -> None:
     version = register(b"one")
     first = record_verdict(NAME, version, verdict(version, None))
@@ -330,50 +195,3 @@ def test_a_reason_must_be_given_in_plain_text(why: str) -> None:
     with pytest.raises(InputError, match="why: "):
         promote(NAME, version, expect_champion=None, why=why)
     assert (kinds(), alias()) == (["judged"], None)
-
-
-def test_a_model_deleted_and_made_anew_begins_a_journal_of_its_own() -> None:
-    champions(b"one")
-    old = open_journal(NAME).run_id
-    MlflowClient().delete_registered_model_alias(NAME, CHAMPION)
-    MlflowClient().delete_registered_model(NAME)
-    register(b"another")
-    assert open_journal(NAME).run_id != old
-    assert history(NAME) == []
-
-
-def test_a_lost_tag_finds_the_same_journal_again() -> None:
-    champions(b"one")
-    before = history(NAME)
-    MlflowClient().delete_registered_model_tag(NAME, TAG)
-    open_journal(NAME)
-    assert history(NAME) == before
-    names = [found.name for found in MlflowClient().search_experiments()]
-    assert [name for name in names if name.startswith(EXPERIMENT)] == [EXPERIMENT]
-
-
-def test_a_deleted_journal_is_told_and_nothing_is_promoted() -> None:
-    champions(b"one")
-    second = passed(b"two", "1")
-    run_id = open_journal(NAME).run_id
-    MlflowClient().delete_run(run_id)
-    with pytest.raises(InputError, match="restore_run"):
-        promote(NAME, second, expect_champion="1", why="better")
-    MlflowClient().restore_run(run_id)
-    assert promote(NAME, second, expect_champion="1", why="better").champion == "2"
-
-
-def test_an_entry_of_a_newer_version_stops_everything() -> None:
-    champions(b"one")
-    MlflowClient().log_param(open_journal(NAME).run_id, "000003", '{"kind": "sold", "number": 3}')
-    with pytest.raises(InputError, match="use the newest version"):
-        rollback(NAME, why="bad")
-
-
-def test_a_folder_of_files_is_refused_since_it_keeps_nobody_out(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", tmp_path.as_uri())
-    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
-    with pytest.raises(InputError, match="a folder of files keeps no second writer out"):
-        history(NAME)

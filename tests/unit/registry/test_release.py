@@ -24,7 +24,7 @@ from components.packaging import weights_folder
 from components.registry import registering
 from components.registry.candidates import Candidate
 from components.registry.entries import Judged
-from components.registry.explaining import history
+from components.registry.explaining import explain, history
 from components.registry.promotion import promote, rollback
 from components.registry.release import Decision, decide
 from components.registry.verdicts import override
@@ -136,7 +136,7 @@ def test_a_first_model_is_registered_with_its_identities_and_judged(project: Pat
     assert version.tags["vitrine.mlflow_run"] == tracking.read_run_id(found.reports_dir / "run.json")
     assert version.tags["vitrine.serving"] == "passed"
     assert len(version.tags["vitrine.signed_by"]) > 20
-    assert str(version.description).startswith("**PASSED**")
+    assert str(version.description).startswith("PASSED\n\n")
     entry = judged("1")
     assert (entry.verdict, entry.baseline, entry.weights_sha256) == (
         "PASSED",
@@ -157,6 +157,9 @@ def test_report_and_card_lie_in_the_trainings_run(project: Path) -> None:
     assert "data:image/" in page
     assert f"# {NAME}, version 1" in card
     assert {"samples.png", "comparison.png", "closest_pairs.png"} <= {path.name for path in folder.iterdir()}
+    figures = {figure.kind: figure for figure in explain(NAME, "1").figures}
+    assert (figures["threshold"].metric, figures["threshold"].passed) == ("fd_efflite0", True)
+    assert figures["threshold"].real_photos is not None
     assert mlflow.get_run(run_id).data.tags["vitrine.verdict"] == "PASSED"
 
 

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from components.measurement import Estimate, Estimates, Measurement
+from components.errors import InputError
+from components.measurement import T_95, Estimate, Estimates, Measurement
 from components.policy import Baseline, Code, as_json, failed_for, judge, judge_against
 from components.report.evaluation import (
     LARGEST,
@@ -23,6 +24,7 @@ from components.report.evaluation import (
     Fact,
     Override,
     data_uri,
+    read_pictures,
     render_evaluation,
     write_evaluation,
 )
@@ -105,6 +107,7 @@ def test_a_passed_verdict_says_so() -> None:
     measured = measurement(metrics(), {"bag": by_category()["bag"]})
     shown = text_of(page_of(measured))
     assert "gan passes its gate All 4 checks are met" in shown
+    assert "not yet compared with a champion" in shown
     assert "THRESHOLD_MISSED" not in shown
 
 
@@ -120,10 +123,10 @@ def test_an_override_is_told_on_top_and_leaves_the_verdict() -> None:
 def test_each_metric_stands_with_interval_floor_and_limit() -> None:
     shown = text_of(page_of(measurement(metrics())))
     low, high = estimate(200, 5).interval or (0, 0)
-    assert f"200 {low:.3g} to {high:.3g} · floor 26" in shown
+    assert f"200 {low:.3g} to {high:.3g} · real photos reach 26" in shown
     assert "Fréchet distance fd_efflite0" in shown
     assert "✓ at most 250" in shown
-    assert "floor −0.001" in shown
+    assert "real photos reach −0.001" in shown
 
 
 def against(champion: Measurement, measured: Measurement) -> EvaluationPage:
@@ -145,10 +148,20 @@ def test_the_champion_is_compared_by_the_interval_of_the_difference(value: float
     assert "champion 205 (205 to 205)" in shown
 
 
+def test_shares_of_few_images_do_not_differ_surely() -> None:
+    """The replicates of all right and of all wrong but one are the same."""
+    shares = [Estimate(value, (value,) * 20, least_error=0.1) for value in (1.0, 0.8)]
+    mine, champion = (measurement(metrics(condition_fidelity=share)) for share in shares)
+    shown = text_of(against(champion, mine))
+    low, high = (0.2 + sign * T_95 * 0.1 * math.sqrt(2) for sign in (-1, 1))
+    assert f"difference 0.2 (−{-low:.3g} to {high:.3g}): no sure difference" in shown
+
+
 def test_under_another_protocol_nothing_is_compared() -> None:
     champion = measurement(metrics(), protocol=replace(PROTOCOL, seed=8))
     shown = text_of(against(champion, measurement(metrics())))
     assert "Champion version 11 was measured under another protocol, so nothing is compared below." in shown
+    assert "not compared with champion version 11" in shown
     assert "difference" not in shown
     assert "STALE_BASELINE" in shown
 
@@ -169,7 +182,7 @@ def test_what_is_no_finite_number_is_told(value: float, words: str) -> None:
     page = page_of(measured)
     shown = text_of(page)
     assert f"{words}: nothing to draw" in shown
-    assert "floor not a number" in shown
+    assert "real photos reach not a number" in shown
     assert f"{words} no interval" in shown
     assert "hat missing" in shown
     assert "nan" not in re.sub(r"NOT_A_NUMBER", "", shown).lower().split()
@@ -200,16 +213,17 @@ def test_the_worst_of_each_column_is_marked_and_what_failed_more_so() -> None:
             "kd_efflite0": estimate(distance, 0.01),
             "sharpness_ratio": estimate(sharpness, 0.01),
             "coverage_efflite0": Estimate(coverage),
+            "copying_ct": estimate(copying, 0.01),
         }
-        for name, fidelity, distance, sharpness, coverage in [
-            ("bag", 0.9, 0.71, 0.95, 0.5),
-            ("dress", 0.2, 0.3, 1.0, math.nan),
-            ("hat", 0.7, 0.4, 1.15, 0.6),
+        for name, fidelity, distance, sharpness, coverage, copying in [
+            ("bag", 0.9, 0.71, 0.95, 0.5, 1.5),
+            ("dress", 0.2, 0.3, 1.0, math.nan, 0.1),
+            ("hat", 0.7, 0.4, 1.15, 0.6, -2.5),
         ]
     }
     page = page_of(measurement(metrics(), found))
     assert marked(page, "missed") == ["0.2"]
-    assert sorted(marked(page, "worst")) == ["0.5", "0.71", "1.15"]
+    assert sorted(marked(page, "worst")) == ["0.5", "0.71", "1.15", "−2.5"]
     assert marked(page, "bad") == ["not a number"]
 
 
@@ -261,6 +275,16 @@ def test_it_needs_nothing_from_elsewhere_and_is_the_same_each_time(tmp_path: Pat
 
 def pixels_of(uri: str) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.asarray(Image.open(BytesIO(b64decode(uri.partition(",")[2]))).convert("RGB"))
+
+
+def test_a_damaged_picture_is_named(tmp_path: Path) -> None:
+    Image.new("L", (64, 64)).save(tmp_path / "samples.png")
+    assert set(read_pictures(tmp_path)) == {"samples.png"}
+    content = (tmp_path / "samples.png").read_bytes()
+    for damaged in (b"", content[:40], content[:-30]):
+        (tmp_path / "samples.png").write_bytes(damaged)
+        with pytest.raises(InputError, match=r"samples\.png: damaged .* `dvc checkout`"):
+            read_pictures(tmp_path)
 
 
 def test_pictures_are_exact_unless_they_are_too_large() -> None:
