@@ -1,20 +1,35 @@
-"""How often a comparison of two models by their intervals errs, tried many times where the truth is known."""
+"""How often the gate errs when it compares two models, tried many times where the truth is known."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from components.copying.measure import share_of_duplicates
 from components.features import Features
-from components.measurement import T_95, Estimates, standard_error
-from components.metrics.groups import deal_groups
+from components.measurement import T_95, Estimates
 from components.metrics.measure import RealSide
-from components.settings import EvaluateSettings
+from components.policy import Baseline, CheckResult, judge_against
+from components.settings import ChampionCheck, EvaluateSettings, GateCheck, GatePolicy
+from tests.measurements import measurement
 
-DIRECTIONS = {"fd": 1, "fd_inf": 1, "kd": 1, "precision": -1, "recall": -1, "density": -1, "coverage": -1}
-"""1: less is better; -1: more is."""
+DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {
+    "fd_efflite0": "minimize",
+    "fd_inf_efflite0": "minimize",
+    "kd_efflite0": "minimize",
+    "precision_efflite0": "maximize",
+    "recall_efflite0": "maximize",
+    "density_efflite0": "maximize",
+    "coverage_efflite0": "maximize",
+    "duplicates": "minimize",
+    "copying_ct": "maximize",
+    "condition_fidelity": "maximize",
+    "sharpness_ratio": "maximize",
+}
+"""What is better, as a policy says it."""
 
 
 @dataclass(frozen=True)
@@ -26,17 +41,18 @@ class Trial:
     equal_ND: Tensor
     worse_ND: Tensor
 
+    @property
+    def models(self) -> tuple[Tensor, Tensor, Tensor]:
+        return self.champion_ND, self.equal_ND, self.worse_ND
+
 
 @dataclass(frozen=True)
-class Difference:
-    """Of one metric, candidate less champion, positive if the candidate is worse."""
+class Found:
+    """What the three models of a trial were measured to be."""
 
-    value: float
-    error: float
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        return self.value - T_95 * self.error, self.value + T_95 * self.error
+    champion: Estimates
+    equal: Estimates
+    worse: Estimates
 
 
 @dataclass(frozen=True)
@@ -50,8 +66,9 @@ class Rates:
         margin: by how much the worse model is worse, the mean over all trials.
         worse_error: root mean square of the standard errors of that difference.
         worse_spread: deviation of it.
-        passed: share of trials in which the worse model was found not worse by that margin.
-        noticed: share of trials in which it was found to be worse at all.
+        passed: share of trials in which the worse model was found not worse by that margin; None if it is none
+            by this metric.
+        noticed: share of trials in which the champion was found superior to it.
     """
 
     spread: float
@@ -60,48 +77,85 @@ class Rates:
     margin: float
     worse_spread: float
     worse_error: float
-    passed: float
+    passed: float | None
     noticed: float
 
 
-def of_trials(trials: Iterator[Trial], settings: EvaluateSettings, report: Callable[[int], None]) -> dict[str, Rates]:
-    """Measures the models of each trial and compares them as the gate does, by short name of the metric."""
-    equal: dict[str, list[Difference]] = {name: [] for name in DIRECTIONS}
-    worse: dict[str, list[Difference]] = {name: [] for name in DIRECTIONS}
-    for number, trial in enumerate(trials):
-        groups_N = deal_groups(torch.zeros(len(trial.real_ND), dtype=torch.int64), number)
-        real = RealSide(trial.real_ND, groups_N, {}, settings)
-        champion, candidate, bad = (
-            real.measure(Features(found, torch.zeros(len(found), 2)))[0]
-            for found in (trial.champion_ND, trial.equal_ND, trial.worse_ND)
+def measure_features(trial: Trial, groups_N: Tensor, settings: EvaluateSettings) -> Found:
+    """All metrics that features alone give."""
+    real = RealSide(trial.real_ND, groups_N, {}, settings)
+
+    def of(fake_ND: Tensor) -> Estimates:
+        duplicates = share_of_duplicates(fake_ND, trial.real_ND, groups_N, settings.copying.quantile)
+        return {**real.measure(Features(fake_ND, torch.zeros(len(fake_ND), 2)))[0], "duplicates": duplicates}
+
+    return Found(*(of(fake_ND) for fake_ND in trial.models))
+
+
+def rates_of(trials: Iterable[Found]) -> dict[str, Rates]:
+    """Compares the models of each trial as the flow does, by every metric that has a direction."""
+    found = list(trials)
+    names = [name for name in DIRECTIONS if name in found[0].champion]
+    superior = _policy({name: {"better_by": 0.0} for name in names})
+    equal = _judged(((one.equal, one.champion) for one in found), superior)
+    # The champion as the candidate: the difference is that of the worse model, its sign turned.
+    worse = _judged(((one.champion, one.worse) for one in found), superior)
+    margins = {name: -float(np.mean(_values(worse[name]))) for name in names}
+    no_worse = _policy({name: {"worse_by_at_most": margin} for name, margin in margins.items() if margin > 0})
+    passed = _judged(((one.worse, one.champion) for one in found), no_worse)
+    return {
+        name: Rates(
+            spread=float(np.std(_values(equal[name]), ddof=1)),
+            error=_error(equal[name]),
+            promoted=_share(equal[name]),
+            margin=margins[name],
+            worse_spread=float(np.std(_values(worse[name]), ddof=1)),
+            worse_error=_error(worse[name]),
+            passed=_share(passed[name]) if name in passed else None,
+            noticed=_share(worse[name]),
         )
-        for name, direction in DIRECTIONS.items():
-            equal[name].append(_difference(candidate, champion, f"{name}_{settings.extractor}", direction))
-            worse[name].append(_difference(bad, champion, f"{name}_{settings.extractor}", direction))
-        report(number)
-    return {name: _rates(equal[name], worse[name]) for name in DIRECTIONS}
+        for name in names
+    }
 
 
-def _difference(candidate: Estimates, champion: Estimates, name: str, direction: int) -> Difference:
-    ours, theirs = candidate[name], champion[name]
-    error = standard_error([a - b for a, b in zip(ours.replicates, theirs.replicates, strict=True)])
-    assert error is not None, f"{name} has no standard error"
-    return Difference(direction * (ours.value - theirs.value), error)
-
-
-def _rates(equal: list[Difference], worse: list[Difference]) -> Rates:
-    margin = float(np.mean([found.value for found in worse]))
-    return Rates(
-        spread=float(np.std([found.value for found in equal], ddof=1)),
-        error=_root_mean_square(equal),
-        promoted=float(np.mean([found.interval[1] < 0 for found in equal])),
-        margin=margin,
-        worse_spread=float(np.std([found.value for found in worse], ddof=1)),
-        worse_error=_root_mean_square(worse),
-        passed=float(np.mean([found.interval[1] < margin for found in worse])),
-        noticed=float(np.mean([found.interval[0] > 0 for found in worse])),
+def _policy(margins: Mapping[str, Mapping[str, float]]) -> GatePolicy:
+    """One that compares these metrics, and asks nothing else of any model."""
+    nothing = [GateCheck(metric=name, at_least=-1e300) for name in list(margins)[:1]]
+    checks = [
+        ChampionCheck.model_validate({"metric": name, "direction": DIRECTIONS[name], **margin})
+        for name, margin in margins.items()
+    ]
+    return GatePolicy(
+        required=[], thresholds=nothing, by_category=[], memorisation=nothing, champion=checks, first_model="hold"
     )
 
 
-def _root_mean_square(found: list[Difference]) -> float:
-    return float(np.sqrt(np.mean([difference.error**2 for difference in found])))
+def _judged(pairs: Iterable[tuple[Estimates, Estimates]], policy: GatePolicy) -> dict[str, list[CheckResult]]:
+    """The checks against the champion of each pair of candidate and champion, by metric."""
+    found: dict[str, list[CheckResult]] = {check.metric: [] for check in policy.champion}
+    for candidate, champion in pairs:
+        verdict = judge_against(measurement(candidate), policy, Baseline("1", measurement(champion)))
+        assert verdict.passed is all(check.passed for check in verdict.checks), verdict
+        for check in verdict.checks:
+            if check.kind == "champion":
+                found[check.metric].append(check)
+    return found
+
+
+def _share(checks: list[CheckResult]) -> float:
+    return float(np.mean([check.passed for check in checks]))
+
+
+def _values(checks: list[CheckResult]) -> list[float]:
+    """Differences from the champion, positive where the candidate is worse."""
+    values = [check.value for check in checks if check.value is not None]
+    assert len(values) == len(checks)
+    return values
+
+
+def _error(checks: list[CheckResult]) -> float:
+    """Root mean square of the standard errors."""
+    ends = [(check.low, check.high) for check in checks]
+    errors = [(high - low) / (2 * T_95) for low, high in ends if low is not None and high is not None]
+    assert len(errors) == len(checks)
+    return float(np.sqrt(np.mean(np.square(errors))))

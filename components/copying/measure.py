@@ -1,6 +1,5 @@
 """How much of what a generator makes is copied, measured against held-out photos looked up in the same way."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,10 +9,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from components.copying.pixels import PhotoIndex, index_photos, nearest_photos
-from components.copying.three_sample import copying_score, fit_cells, nearest_cells
+from components.copying.three_sample import copying_estimate, fit_cells, nearest_cells
 from components.dataset import Split
 from components.feature_cache import Tensors, cached
-from components.measurement import GROUPS, Estimate, Estimates
+from components.measurement import GROUPS, Estimate, Estimates, share_error
+from components.metrics.groups import UNKNOWN
 from components.settings import CopyingSettings
 
 NEIGHBOURS = 50
@@ -23,6 +23,8 @@ NO_DISTANCE = 0.01
 DUPLICATE = 0.6
 """Of the distance that a quantile of held-out photos keep to each other: a model of little variety fills a smaller
 space than photos do, and its images are closer to each other without being the same."""
+TENSORS = "2"
+"""Raised when the cache is to keep other tensors, so that older code does not look for its own among them."""
 ROWS_AT_ONCE = 500
 SHOWN_PAIRS = 10
 
@@ -89,12 +91,11 @@ class Copying:
 
 @dataclass(frozen=True)
 class _Distances:
-    """Of each image: to its nearest training photo, and that relative to the next ones; to its nearest fellow."""
+    """Of each image to its nearest training photo, and that relative to the next ones."""
 
     by_features_N: Tensor
     relative_features_N: Tensor
     relative_pixels_N: Tensor
-    to_fellows_N: Tensor
 
 
 def measure_copying(
@@ -116,7 +117,7 @@ def measure_copying(
 
     `duplicates` is the share of images with another generated image within DUPLICATE of what all but
     that share of held-out photos keep to each other. Replicates leave a group
-    out of generated and held-out photos.
+    out of generated and held-out photos; the nearest of those that are left is then another one.
 
     Args:
         train: training photos.
@@ -132,21 +133,37 @@ def measure_copying(
     """
     reference = _reference(train, real, seed, cache_key)
     index = PhotoIndex(reference["thumbnails"], reference["spectra"])
-    held = _Distances(
-        reference["by_features"], reference["relative_features"], reference["relative_pixels"], reference["to_fellows"]
-    )
+    held = _Distances(reference["by_features"], reference["relative_features"], reference["relative_pixels"])
     found, closest = _look_up(train, fake, index)
-    names = {
-        "copies_by_features": (found.relative_features_N, held.relative_features_N),
-        "copies_by_pixels": (found.relative_pixels_N, held.relative_pixels_N),
-        "duplicates": (found.to_fellows_N, held.to_fellows_N),
-    }
     metrics = {
-        name: _share_nearer(*pair, groups_N, settings.quantile, DUPLICATE if name == "duplicates" else 1.0)
-        for name, pair in names.items()
+        "copies_by_features": _share_of_copies(
+            found.relative_features_N, held.relative_features_N, groups_N, settings.quantile
+        ),
+        "copies_by_pixels": _share_of_copies(
+            found.relative_pixels_N, held.relative_pixels_N, groups_N, settings.quantile
+        ),
+        "duplicates": share_of_duplicates(fake.features_ND, real.features_ND, groups_N, settings.quantile),
+        "copying_ct": copying_estimate(
+            held.by_features_N,
+            reference["cells"],
+            found.by_features_N,
+            nearest_cells(fake.features_ND, reference["centres"]),
+            groups_N,
+        ),
     }
-    score = _score(held, reference["cells"], found, nearest_cells(fake.features_ND, reference["centres"]), groups_N)
-    return Copying({**metrics, "copying_ct": score}, closest)
+    return Copying(metrics, closest)
+
+
+def share_of_duplicates(fake_ND: Tensor, real_ND: Tensor, groups_N: Tensor, quantile: float) -> Estimate:
+    """Share of generated images with another within DUPLICATE of what held-out photos keep to each other.
+
+    Args:
+        fake_ND: features of generated images.
+        real_ND: of as many held-out photos.
+        groups_N: each row's group of the jackknife.
+        quantile: share of held-out photos that may be nearer to each other.
+    """
+    return _share_nearer(_to_fellows(fake_ND, groups_N), _to_fellows(real_ND, groups_N), groups_N, quantile, DUPLICATE)
 
 
 def _reference(train: TrainingPhotos, real: Looked, seed: int, cache_key: Mapping[str, str]) -> Tensors:
@@ -162,17 +179,16 @@ def _reference(train: TrainingPhotos, real: Looked, seed: int, cache_key: Mappin
             "by_features": held.by_features_N,
             "relative_features": held.relative_features_N,
             "relative_pixels": held.relative_pixels_N,
-            "to_fellows": held.to_fellows_N,
             "centres": centres_KD,
             "cells": nearest_cells(real.features_ND, centres_KD),
         }
 
-    return cached({"of": "nearest photos of held-out ones"}, {**cache_key, "seed": str(seed)}, compute)
+    version = {**cache_key, "seed": str(seed), "tensors": TENSORS}
+    return cached({"of": "nearest photos of held-out ones"}, version, compute)
 
 
 def _look_up(train: TrainingPhotos, images: Looked, index: PhotoIndex) -> tuple[_Distances, tuple[ClosestPair, ...]]:
     near_NK = _nearest_distances(images.features_ND, train.features_ND, NEIGHBOURS + 1)
-    fellows_N2 = _nearest_distances(images.features_ND, images.features_ND, 2)
     pixels = nearest_photos(images.images_NCHW, index)
     relative_N = _relative(pixels.distances_NK)
     pairs = tuple(
@@ -186,7 +202,7 @@ def _look_up(train: TrainingPhotos, images: Looked, index: PhotoIndex) -> tuple[
         )
         for sample in relative_N.argsort(stable=True)[:SHOWN_PAIRS].tolist()
     )
-    return _Distances(near_NK[:, 0], _relative(near_NK), relative_N, fellows_N2[:, -1]), pairs
+    return _Distances(near_NK[:, 0], _relative(near_NK), relative_N), pairs
 
 
 def _nearest_distances(from_ND: Tensor, to_ND: Tensor, count: int) -> Tensor:
@@ -201,31 +217,43 @@ def _relative(distances_NK: Tensor) -> Tensor:
     return distances_NK[:, 0] / distances_NK[:, 1:].mean(dim=1).clamp_min(1e-12)
 
 
-def _share_nearer(found_N: Tensor, held_N: Tensor, groups_N: Tensor, quantile: float, part: float) -> Estimate:
+def _to_fellows(features_ND: Tensor, groups_N: Tensor) -> Tensor:
+    """Distance of each image to the nearest other one, over all and without each group, (N, GROUPS + 1).
+
+    Only without the nearest one's own group is another one the nearest. Infinite where none is left.
+    """
+    found = []
+    for rows_n in torch.arange(len(features_ND)).split(ROWS_AT_ONCE):
+        distances = torch.cdist(features_ND[rows_n], features_ND)
+        distances[torch.arange(len(rows_n)), rows_n] = torch.inf
+        nearest_n, fellows_n = distances.min(dim=1)
+        distances[groups_N[fellows_n][:, None] == groups_N] = torch.inf
+        found.append(nearest_n[:, None].repeat(1, GROUPS + 1))
+        found[-1].scatter_(1, groups_N[fellows_n][:, None] + 1, distances.amin(dim=1, keepdim=True))
+    return torch.cat(found)
+
+
+def _share_of_copies(found_N: Tensor, held_N: Tensor, groups_N: Tensor, quantile: float) -> Estimate:
+    """Of distances to training photos, which are the same whichever group is left out."""
+    found_NG, held_NG = (distances_N[:, None].expand(-1, GROUPS + 1) for distances_N in (found_N, held_N))
+    return _share_nearer(found_NG, held_NG, groups_N, quantile, 1.0)
+
+
+def _share_nearer(found_NG: Tensor, held_NG: Tensor, groups_N: Tensor, quantile: float, part: float) -> Estimate:
     """Share of images at most as far as a part of a quantile of the held-out photos.
 
     Replicates leave a group out of both; the floor is the share of held-out photos that are as near.
+
+    Args:
+        found_NG: distances of the images, over all and without each group, (N, GROUPS + 1).
+        held_NG: those of the held-out photos.
     """
-    if not (torch.isfinite(found_N).all() and torch.isfinite(held_N).all()):
-        return Estimate(math.nan)
-
-    def limit(rows: Tensor) -> Tensor:
-        return (part * torch.quantile(held_N[rows], quantile)).clamp_min(NO_DISTANCE)
-
-    kept = [torch.ones(len(groups_N), dtype=torch.bool), *(groups_N != group for group in range(GROUPS))]
-    shares = [float((found_N[rows] <= limit(rows)).double().mean()) for rows in kept if rows.any()]
-    return Estimate(shares[0], tuple(shares[1:]), floor=float((held_N <= limit(kept[0])).double().mean()))
-
-
-def _score(
-    held: _Distances, held_cells_N: Tensor, found: _Distances, found_cells_N: Tensor, groups_N: Tensor
-) -> Estimate:
-    """C_T, and without each group of both."""
-
-    def of(rows: Tensor) -> float:
-        return copying_score(
-            held.by_features_N[rows], held_cells_N[rows], found.by_features_N[rows], found_cells_N[rows]
-        )
-
-    everything = torch.ones(len(groups_N), dtype=torch.bool)
-    return Estimate(of(everything), tuple(of(groups_N != group) for group in range(GROUPS)), floor=0.0)
+    if not (torch.isfinite(found_NG).all() and torch.isfinite(held_NG).all()):
+        return UNKNOWN
+    shares, limits = [], []
+    for column, group in enumerate((None, *range(GROUPS))):
+        rows_N = torch.ones_like(groups_N, dtype=torch.bool) if group is None else groups_N != group
+        limits.append((part * torch.quantile(held_NG[rows_N, column], quantile)).clamp_min(NO_DISTANCE))
+        shares.append(float((found_NG[rows_N, column] <= limits[-1]).double().mean()))
+    floor = float((held_NG[:, 0] <= limits[0]).double().mean())
+    return Estimate(shares[0], tuple(shares[1:]), floor, share_error(shares[0], len(groups_N)))

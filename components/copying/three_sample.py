@@ -8,6 +8,8 @@ from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from components.measurement import GROUPS, Estimate
+
 HELD_OUT_PER_CELL = 50
 """Held-out photos for each cell, on average: what a normal approximation of its rank sum wants."""
 MOST_CELLS = 20
@@ -63,6 +65,22 @@ def copying_score(held_N: Tensor, held_cells_N: Tensor, fake_N: Tensor, fake_cel
             scores.append(_z_score(held, fake))
             weights.append(len(held))
     return float(np.average(scores, weights=weights)) if scores else math.nan
+
+
+def copying_estimate(
+    held_N: Tensor, held_cells_N: Tensor, fake_N: Tensor, fake_cells_N: Tensor, groups_N: Tensor
+) -> Estimate:
+    """`copying_score`, and without each group of both; its floor is that of held-out photos themselves.
+
+    Args:
+        groups_N: each row's group of the jackknife.
+    """
+
+    def of(rows_N: Tensor) -> float:
+        return copying_score(held_N[rows_N], held_cells_N[rows_N], fake_N[rows_N], fake_cells_N[rows_N])
+
+    everything = torch.ones_like(groups_N, dtype=torch.bool)
+    return Estimate(of(everything), tuple(of(groups_N != group) for group in range(GROUPS)), floor=0.0)
 
 
 def _z_score(held_N: Tensor, fake_N: Tensor) -> float:

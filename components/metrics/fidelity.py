@@ -14,13 +14,16 @@ from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from components.measurement import Estimates
+from components.measurement import Estimates, share_error
 from components.metrics.means import mean_estimate
 
 REGULARISATION = 0.01
 """Inverse strength, of standardised features."""
 ITERATIONS = 50
 """Steps of the fit, at most; it may end before it has converged."""
+
+WHOLE = ""
+"""Name of all images together, beside the categories."""
 
 Judges = dict[str, Tensor]
 """Per attribute `weights/<attribute>` (D + 1, K), the last row the offsets, and `codes/<attribute>` (K,)."""
@@ -83,15 +86,23 @@ def measure_fidelity(
         for features_ND in (real_ND, fake_ND)
     )
     everything = torch.arange(len(fake_ND))
-    by_category = {category: _estimates(real, fake, groups_N, rows) for category, rows in positions.items()}
-    return _estimates(real, fake, groups_N, everything), by_category
-
-
-def _estimates(real: Mapping[str, Tensor], fake: Mapping[str, Tensor], groups_N: Tensor, rows: Tensor) -> Estimates:
-    return {
-        name: replace(mean_estimate(right_N[rows], groups_N[rows]), floor=float(real[name][rows].mean()))
-        for name, right_N in fake.items()
+    found = {
+        category: _estimates(real, fake, groups_N, rows, judged=bool(columns))
+        for category, rows in {WHOLE: everything, **positions}.items()
     }
+    return found.pop(WHOLE), found
+
+
+def _estimates(
+    real: Mapping[str, Tensor], fake: Mapping[str, Tensor], groups_N: Tensor, rows: Tensor, *, judged: bool
+) -> Estimates:
+    found = {}
+    for name, right_N in fake.items():
+        estimate = mean_estimate(right_N[rows], groups_N[rows])
+        # Where nothing can be wrong, all right is certain however few the images are.
+        least = share_error(estimate.value, len(rows)) if judged else 0.0
+        found[name] = replace(estimate, floor=float(real[name][rows].mean()), least_error=least)
+    return found
 
 
 def _right(judges: Judges, features_ND: Tensor, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,10 +5,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from components.copying.measure import Copying, Looked, TrainingPhotos, measure_copying
+from components.copying.measure import (
+    DUPLICATE,
+    Copying,
+    Looked,
+    TrainingPhotos,
+    measure_copying,
+    share_of_duplicates,
+)
 from components.features import EffLite0
+from components.measurement import GROUPS, T_95
 from components.metrics.groups import deal_groups
 from components.settings import CopyingSettings
+from tests.random_features import normal
 from tests.unit.copying.test_pixels import CHANGES, photos, split_of
 
 COUNT = 120
@@ -84,6 +93,52 @@ def test_plain_copies_are_seen_in_every_way(network: EffLite0, train: TrainingPh
 def test_one_image_over_and_over_is_all_duplicates(network: EffLite0, train: TrainingPhotos, held_out: Looked) -> None:
     found = measured(network, train, held_out, photos(1, seed=2).expand(COUNT, -1, -1, -1))
     assert found.metrics["duplicates"].value == 1.0
+
+
+def brute_force_duplicates(fake_ND: Tensor, real_ND: Tensor, quantile: float) -> float:
+    nearest = []
+    for features_ND in (fake_ND, real_ND):
+        distances = (features_ND[:, None] - features_ND).norm(dim=2)
+        nearest.append(distances.fill_diagonal_(math.inf).amin(dim=1))
+    return float((nearest[0] <= DUPLICATE * torch.quantile(nearest[1], quantile)).double().mean())
+
+
+def test_replicates_of_duplicates_look_for_fellows_anew() -> None:
+    """Where images come in twos, few of their fellows are left when a group is."""
+    real, fake = normal(0, COUNT, 5), normal(1, COUNT // 2, 5).repeat(2, 1) + normal(2, COUNT, 5) * 0.1
+    groups = deal_groups(torch.zeros(COUNT, dtype=torch.int64), 3)
+    found = share_of_duplicates(fake, real, groups, 0.1)
+    assert 0.2 < found.value < 1
+    assert found.value == brute_force_duplicates(fake, real, 0.1)
+    for group in range(GROUPS):
+        kept = groups != group
+        assert found.replicates[group] == pytest.approx(brute_force_duplicates(fake[kept], real[kept], 0.1))
+
+
+def test_the_interval_of_duplicates_covers_their_share() -> None:
+    """Of a generator of so many images, each as likely as another: which share comes twice is known."""
+    held, many = 400, 2000
+    images = normal(99, many, 8)
+    once = (1 - 1 / many) ** (held - 1)
+    groups = deal_groups(torch.zeros(held, dtype=torch.int64), 0)
+    covered = 0
+    for seed in range(60):
+        drawn = torch.randint(many, (held,), generator=torch.Generator().manual_seed(seed))
+        # The photos lie far apart, so that nothing else than the same image counts.
+        interval = share_of_duplicates(images[drawn], images[:held] * 0.3, groups, 0.01).interval
+        assert interval is not None
+        covered += interval[0] <= 1 - once <= interval[1]
+    assert covered >= 56
+
+
+def test_no_duplicates_among_few_images_is_no_certainty() -> None:
+    groups = deal_groups(torch.zeros(40, dtype=torch.int64), 0)
+    found = share_of_duplicates(torch.eye(40) * 9, normal(0, 40, 40), groups, 0.01)
+    assert (found.value, set(found.replicates)) == (0.0, {0.0})
+    assert found.interval is not None
+    # Wilson's of 0 of 40.
+    assert found.interval[1] == pytest.approx(1.96**2 / (40 + 1.96**2), rel=1e-3)
+    assert found.interval[1] == pytest.approx(found.least_error * T_95)
 
 
 def test_replicates_leave_a_group_out_of_both(network: EffLite0, train: TrainingPhotos, held_out: Looked) -> None:

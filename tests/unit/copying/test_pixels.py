@@ -56,6 +56,7 @@ CHANGES = {
     "shifted a little": lambda images: shifted(images, -3, 1),
     "shifted and flipped": lambda images: shifted(images, 5, 7).flip(-1),
     "darker": lambda images: (images * 0.5 + 10).to(torch.uint8),
+    "negative": lambda images: 255 - images,
     "recoloured": lambda images: (images * torch.tensor([1.0, 0.6, 0.8])[:, None, None]).to(torch.uint8),
     "cropped": cropped,
     "zoomed out": enlarged_ground,
@@ -69,6 +70,16 @@ def test_a_changed_copy_leads_to_its_photo(index: PhotoIndex, change: str) -> No
     found = nearest_photos(CHANGES[change](photos(60)[rows]), index)
     assert torch.equal(found.rows_NK[:, 0], rows)
     assert float((found.distances_NK[:, 0] / found.distances_NK[:, 1:].mean(dim=1)).max()) < 0.6
+
+
+def test_a_shifted_copy_is_told_from_the_twins_of_its_photo() -> None:
+    """Shifted by what is half a pixel at half the size: only at full size the twins' own texture is seen."""
+    twins = photos(8).repeat_interleave(4, dim=0)
+    texture = torch.randn(len(twins), 1, 32, 32, generator=torch.Generator().manual_seed(7)) * 20
+    textured = (twins * 0.5 + 60 + interpolate(texture, scale_factor=2)).clamp(0, 255).to(torch.uint8)
+    found = nearest_photos(shifted(textured, 2, 0), index_photos(split_of(textured)))
+    assert torch.equal(found.rows_NK[:, 0], torch.arange(32))
+    assert float(found.distances_NK[:, 0].mean()) < 0.012
 
 
 def test_other_images_are_far(index: PhotoIndex) -> None:

@@ -66,7 +66,10 @@ def test_other_photos_are_as_diverse(network: EffLite0, real: Features) -> None:
     for found in (overall, *by_category.values()):
         assert 0.85 < found["diversity_ratio"].value < 1.15
         assert found["diversity_ratio"].interval is not None
-        assert found["diversity"].floor is not None
+        assert found["diversity_ratio"].floor == 1.0
+    for name, pairs in (("bag", slice(20)), ("dress", slice(20, 39))):
+        assert by_category[name]["diversity"].floor == pytest.approx(float(real.pair_distances[pairs].mean()))
+    assert overall["diversity"].floor == pytest.approx(float(real.pair_distances[:39].mean()))
 
 
 def test_replicates_leave_out_pairs(network: EffLite0, real: Features) -> None:
@@ -84,6 +87,9 @@ def test_pairs_across_categories_do_not_count(real: Features) -> None:
     fake = Features(real.features_ND, real.logits_NK, distances)
     overall, by_category = measure_diversity(real, fake, GROUPS_N, POSITIONS)
     assert overall["diversity"].value == by_category["dress"]["diversity"].value == 1.0
+    # Nor does one of which neither is of a category.
+    overall, _ = measure_diversity(real, fake, GROUPS_N, {**POSITIONS, "dress": torch.arange(40, 78)})
+    assert overall["diversity"].value == 1.0
 
 
 def one_mode(noise: float) -> Tensor:

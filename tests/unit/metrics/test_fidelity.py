@@ -1,6 +1,7 @@
 import math
 
 import numpy as np
+import pytest
 import torch
 from numpy.testing import assert_allclose
 from sklearn.linear_model import LogisticRegression
@@ -95,6 +96,19 @@ def test_one_judged_attribute_has_one_metric() -> None:
     assert set(overall) == {"condition_fidelity"}
 
 
+def test_all_right_of_few_images_is_no_certainty() -> None:
+    positions = {"bag": torch.arange(0, 28, 2)}
+    real, fake = features_of(CONDITIONS_NA, 1), features_of(CONDITIONS_NA, 2, noise=0.01)
+    overall, by_category = measure_fidelity(JUDGES, real, fake, CONDITIONS_NA, ATTRIBUTES, GROUPS_N, positions)
+    few, all_of_them = by_category["bag"]["condition_fidelity"], overall["condition_fidelity"]
+    assert few.value == all_of_them.value == 1.0
+    assert few.interval is not None
+    assert all_of_them.interval is not None
+    # Wilson's of 14 and of 100.
+    assert few.interval[0] == pytest.approx(1 - 0.2153, abs=1e-4)
+    assert all_of_them.interval[0] == pytest.approx(1 - 0.0370, abs=1e-4)
+
+
 def test_where_nothing_can_be_wrong_all_images_are_right() -> None:
     """A shop with one category: the policy's check by category must not fail for want of a choice."""
     conditions = np.zeros((60, 1), np.int64)
@@ -116,10 +130,29 @@ def test_a_value_without_photos_and_one_with_a_single_photo() -> None:
     assert 0 < overall["condition_fidelity"].value < 0.5
 
 
-def test_features_that_are_no_numbers_give_no_number() -> None:
+def test_the_floor_is_that_of_real_photos_of_the_same_category() -> None:
+    only_bags = CONDITIONS_NA.copy()
+    only_bags[:, 0] = 0
+    real_ND, fake_ND = features_of(only_bags, 1, noise=0.01), features_of(CONDITIONS_NA, 2, noise=0.01)
+    overall, by_category = measure_fidelity(JUDGES, real_ND, fake_ND, CONDITIONS_NA, ATTRIBUTES, GROUPS_N, POSITIONS)
+    found = [each["condition_fidelity"] for each in (overall, by_category["bag"], by_category["dress"])]
+    assert [estimate.value for estimate in found] == [1.0, 1.0, 1.0]
+    assert [estimate.floor for estimate in found] == [0.5, 1.0, 0.0]
+
+
+def test_a_value_between_two_others_that_has_no_photo() -> None:
+    conditions = train_conditions()
+    kept = conditions[:, 1] != 1
+    judges = fit_judges(features_of(conditions, 0)[kept], conditions[kept], ATTRIBUTES)
+    overall, _ = fidelity(features_of(CONDITIONS_NA, 2, noise=0.01), judges)
+    assert overall["condition_fidelity_color"].value == np.mean(CONDITIONS_NA[:, 1] != 1)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_features_that_are_no_numbers_give_no_number(bad: float) -> None:
     fake = features_of(CONDITIONS_NA, 2)
-    fake[0, 0] = math.nan
+    fake[0, 0] = bad
     overall, by_category = fidelity(fake)
-    assert math.isnan(overall["condition_fidelity"].value)
+    assert all(math.isnan(estimate.value) for estimate in overall.values())
     assert overall["condition_fidelity"].interval is None
     assert by_category["dress"]["condition_fidelity"].value > 0.8

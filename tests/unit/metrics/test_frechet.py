@@ -82,6 +82,7 @@ def test_not_a_finite_feature(bad: float) -> None:
     real, fake = normal(1, 50, 4), normal(2, 50, 4)
     fake[7, 2] = bad
     assert math.isnan(frechet_distance(real, fake))
+    assert math.isnan(frechet_distance(fake, real))
 
 
 @pytest.mark.parametrize(("count", "features"), [(2000, 16), (400, 100), (120, 100), (60, 100)])
@@ -105,6 +106,8 @@ def test_replicates_are_exact_for_a_small_change_of_the_mean() -> None:
     value, _ = frechet_estimates(RealMoments.of(real, groups), FakeMoments.of(fake, groups))
     exact = [frechet_distance(real[groups != group], fake[groups != group]) for group in range(GROUPS)]
     assert_close(value[1:].tolist(), exact, rtol=1e-5, atol=0)
+    changes = value[1:] - value[0]
+    assert_close(changes, torch.tensor(exact, dtype=torch.float64) - value[0], rtol=0, atol=0.01 * float(changes.std()))
 
 
 def test_the_standard_error_is_that_of_fresh_images() -> None:
@@ -117,6 +120,18 @@ def test_the_standard_error_is_that_of_fresh_images() -> None:
         errors.append(standard_error(value[1:].tolist()))
     spread = float(np.std(values, ddof=1))
     assert_close(float(np.sqrt(np.mean(np.square(np.array(errors, float))))), spread, rtol=0.2, atol=0)
+
+
+@pytest.mark.parametrize("features", [7, 300])
+def test_halves_are_fitted_to_their_own_images(features: int) -> None:
+    groups = deal_groups(torch.zeros(400, dtype=torch.int64), 0)
+    # The halves' means lie apart, so that neither is that of the whole.
+    fake = normal(1, 400, features) + (groups < GROUPS // 2)[:, None]
+    for half, part in zip(
+        FakeMoments.of(fake, groups).halves, (fake[groups < GROUPS // 2], fake[groups >= GROUPS // 2]), strict=True
+    ):
+        assert_close(half.mean, part.double().mean(dim=0))
+        assert_close(half.spread(torch.eye(features, dtype=torch.float64)), torch.cov(part.double().T))
 
 
 def test_the_limit_is_without_the_bias_of_few_generated_images() -> None:

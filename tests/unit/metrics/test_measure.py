@@ -106,6 +106,28 @@ def test_what_is_known_of_real_photos_can_be_kept() -> None:
     assert nowhere["precision_efflite0"].value == 0.0
 
 
+def test_neighbours_are_those_of_the_settings() -> None:
+    """Precision and density by the formulas of Kynkäänniemi et al., 2019, and Naeem et al., 2020."""
+    fake, k = features(), settings().neighbours
+    found, _ = measured(fake)
+    radii_N = torch.cdist(REAL.features_ND, REAL.features_ND).sort(dim=1).values[:, k]
+    inside_NM = torch.cdist(REAL.features_ND, fake.features_ND) <= radii_N[:, None]
+    assert found["precision_efflite0"].value == pytest.approx(float(inside_NM.any(dim=0).float().mean()))
+    assert found["density_efflite0"].value == pytest.approx(float(inside_NM.float().sum(dim=0).mean() / k))
+    assert found["coverage_efflite0"].value == pytest.approx(float(inside_NM.any(dim=1).float().mean()))
+
+
+def test_features_far_from_zero_lose_nothing() -> None:
+    """Squared lengths there are 10^8 times what the distances are."""
+    fake, far = features(), 10_000.0
+    moved = Features(fake.features_ND + far, fake.logits_NK)
+    real = Features(REAL.features_ND + far, REAL.logits_NK)
+    found, _ = measure(real, moved, GROUPS_N, {}, settings())
+    for name, expected in measured(fake)[0].items():
+        if name.startswith(("precision", "recall", "density", "coverage", "fd_efflite0")):
+            assert found[name].value == pytest.approx(expected.value, abs=0.01, rel=0.01)
+
+
 def with_one(bad: float) -> Tensor:
     broken = features().features_ND.clone()
     broken[0, 3] = bad  # of a bag
