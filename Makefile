@@ -20,8 +20,9 @@ run: setup ## train, measure, gate and promote; SOURCE=/path/to/photos trains on
 	@$(BIN)/python -m infra up
 	@$(ENV) && python -m flows run
 
+# Two workers on two cores: threads of their own would only wait for each other. Long files come first.
 test: setup ## run the whole test suite, services included
-	@$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 up: setup ## start the services
 	@$(BIN)/python -m infra up

@@ -2,25 +2,28 @@
 
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import mlflow
 from mlflow.entities.model_registry import ModelVersion
+from PIL.Image import Image
 
 from components import tracking
 from components.dataset import load_split
 from components.generative import GenerativeModel, load_model
-from components.measurement import read_measurement
+from components.measurement import Measurement, read_measurement
 from components.model_card import model_card
-from components.model_card.facts import TrainingFacts, read_data_facts, read_model_facts
-from components.pictures import compare
+from components.model_card.facts import ModelFacts, TrainingFacts, read_data_facts, read_model_facts
+from components.pictures import Comparison, compare
 from components.policy import Baseline
+from components.registry import explaining
 from components.registry.candidates import SIGNER, Candidate
-from components.registry.entries import Overridden, iso
-from components.registry.explaining import explain
+from components.registry.entries import iso
 from components.registry.figures import FIGURES, figures_of, write_figures
 from components.registry.marking import CARD, PAGE, folder_of
 from components.registry.state import State, last_override
@@ -63,54 +66,98 @@ def leave_report(
     Returns:
         Its address; None where runs go into a local file.
     """
-    number = str(version.version)
-    measured = read_measurement(candidate.reports_dir / "measurement.json")
     models = {"candidate": load_model(candidate.weights_dir)}
     if champion is not None:
         models["champion"] = champion[1]
     comparison = compare(models, load_split(prepared_dir, settings.split), settings.seed)
     pictures = read_pictures(candidate.reports_dir / "evaluation")
-    override = _override(last_override(state, number))
-    folder = folder_of(version.name, number)
+    measured = read_measurement(candidate.reports_dir / "measurement.json")
+    rival = None if champion is None else champion[0].measurement
+    judged = _Judged(candidate, version, verdict, measured, rival, state)
     with tempfile.TemporaryDirectory() as scratch, tracking.resumed_run(candidate.reports_dir / "run.json") as run:
-        page = EvaluationPage(
-            family=candidate.family,
-            verdict=verdict,
-            measurement=measured,
-            name=version.name,
-            version=number,
-            override=override,
-            champion=_champion(champion, state),
-            # What the strips show is left out.
-            pictures={name: picture for name, picture in pictures.items() if name not in STRIPPED},
-            strips=comparison.strips(),
-            facts=_facts(version.name, number),
-        )
-        write_evaluation(Path(scratch) / PAGE, page)
-        place = tracking.run_page(run.info.experiment_id, run.info.run_id)
-        facts = read_model_facts(
-            candidate.weights_dir,
-            _training(candidate, run, place),
-            data=read_data_facts(
-                prepared_dir, candidate.reports_dir.parent / "ingest.json", prepared_dir.parent / FACTS_OF_PHOTOS
-            ),
-            measurement=measured,
-            verdict=verdict,
-            override=override,
-            champion=state.champion.version,
-            name=version.name,
-            version=number,
-            signature=_signature(version),
-            pictures=[(name, SHOWN.get(name, name)) for name in (*pictures, COMPARISON)],
-        )
-        (Path(scratch) / CARD).write_text(model_card(facts), encoding="utf-8")
-        rival = champion[0].measurement if champion else None
-        write_figures(Path(scratch) / FIGURES, figures_of(verdict, measured, rival))
+        out = Path(scratch)
+        write_evaluation(out / PAGE, _page(judged, pictures, comparison))
+        facts = _card_facts(judged, run, prepared_dir, [*pictures, COMPARISON])
+        (out / CARD).write_text(model_card(facts), encoding="utf-8")
+        write_figures(out / FIGURES, figures_of(verdict, measured, rival))
         for name, picture in {**pictures, COMPARISON: comparison.sheet()}.items():
-            picture.save(Path(scratch) / name, format="PNG")
+            picture.save(out / name, format="PNG")
+        folder = folder_of(version.name, judged.number)
         mlflow.log_artifacts(scratch, folder)
         mlflow.set_tag(VERDICT, verdict["verdict"])
         return tracking.run_page(run.info.experiment_id, run.info.run_id, f"{folder}/{PAGE}")
+
+
+@dataclass(frozen=True)
+class _Judged:
+    """What there is to tell of a version.
+
+    Attributes:
+        verdict: content of verdict.json.
+        rival: the champion's measurement; None if there is none, or it could not be measured.
+        state: of the journal.
+    """
+
+    candidate: Candidate
+    version: ModelVersion
+    verdict: Mapping[str, Any]
+    measured: Measurement
+    rival: Measurement | None
+    state: State
+
+    @property
+    def number(self) -> str:
+        return str(self.version.version)
+
+    @cached_property
+    def sections(self) -> dict[str, tuple[explaining.Fact, ...]]:
+        """Where it comes from, and what was said about it."""
+        return explaining.explain(self.version.name, self.number).sections
+
+    @property
+    def override(self) -> Override | None:
+        """The one in force."""
+        found = last_override(self.state, self.number)
+        if found is None or found.until <= iso(datetime.now(UTC)):
+            return None
+        return Override(found.who, found.why, found.until)
+
+
+def _page(judged: _Judged, pictures: Mapping[str, Image], comparison: Comparison) -> EvaluationPage:
+    champion = judged.state.champion.version
+    found = [fact for section in SECTIONS for fact in judged.sections[section]]
+    return EvaluationPage(
+        family=judged.candidate.family,
+        verdict=judged.verdict,
+        measurement=judged.measured,
+        name=judged.version.name,
+        version=judged.number,
+        override=judged.override,
+        champion=None if champion is None else Champion(champion, judged.rival),
+        # What the strips show is left out.
+        pictures={name: picture for name, picture in pictures.items() if name not in STRIPPED},
+        strips=comparison.strips(),
+        facts=[Fact(fact.name, fact.value, fact.link) for fact in found],
+    )
+
+
+def _card_facts(judged: _Judged, run: mlflow.ActiveRun, prepared_dir: Path, pictures: Sequence[str]) -> ModelFacts:
+    candidate = judged.candidate
+    return read_model_facts(
+        candidate.weights_dir,
+        _training(judged, run),
+        data=read_data_facts(
+            prepared_dir, candidate.reports_dir.parent / "ingest.json", prepared_dir.parent / FACTS_OF_PHOTOS
+        ),
+        measurement=judged.measured,
+        verdict=judged.verdict,
+        override=judged.override,
+        champion=judged.state.champion.version,
+        name=judged.version.name,
+        version=judged.number,
+        signature=_signature(judged.version),
+        pictures=[(name, SHOWN.get(name, name)) for name in pictures],
+    )
 
 
 def _signature(version: ModelVersion) -> str | None:
@@ -118,30 +165,14 @@ def _signature(version: ModelVersion) -> str | None:
     return f"model.sig, by the key with fingerprint {signer}" if signer else None
 
 
-def _training(candidate: Candidate, run: mlflow.ActiveRun, place: str | None) -> TrainingFacts:
-    report = candidate.reports_dir / "training.json"
+def _training(judged: _Judged, run: mlflow.ActiveRun) -> TrainingFacts:
+    report = judged.candidate.reports_dir / "training.json"
     known = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
     seed = run.data.tags.get("vitrine.seed")
     return TrainingFacts(
         images_seen=known.get("images"),
         seed=int(seed) if seed else None,
-        git_commit=candidate.lineage.get("vitrine.git_commit"),
-        run_url=place,
+        git_commit=judged.candidate.lineage.get("vitrine.git_commit"),
+        run_url=tracking.run_page(run.info.experiment_id, run.info.run_id),
+        flow_url=next((fact.link for fact in judged.sections["flow"] if fact.link), None),
     )
-
-
-def _champion(champion: tuple[Baseline, GenerativeModel] | None, state: State) -> Champion | None:
-    if state.champion.version is None:
-        return None
-    return Champion(state.champion.version, champion[0].measurement if champion else None)
-
-
-def _override(found: Overridden | None) -> Override | None:
-    if found is None or found.until <= iso(datetime.now(UTC)):
-        return None
-    return Override(found.who, found.why, found.until)
-
-
-def _facts(name: str, version: str) -> list[Fact]:
-    sections = explain(name, version).sections
-    return [Fact(fact.name, fact.value, fact.link) for section in SECTIONS for fact in sections[section]]

@@ -11,7 +11,7 @@ from mlflow import MlflowClient
 
 from tests.trainings import BLOCK, BLOCKS, Place, make_place
 
-KILLS = {"gan": 5, "vae": 2}
+KILLS = {"gan": 3, "vae": 1}
 """Times that a training is killed with SIGKILL, besides once before the first checkpoint and once with SIGTERM."""
 
 pytestmark = pytest.mark.timeout(1800)

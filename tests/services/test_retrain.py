@@ -266,7 +266,6 @@ def test_a_stage_runs_on_another_machine_from_its_lock_entries_alone(project: Pr
     """Another clone, with a cache of its own and stale inputs: git, the object store and the servers in common."""
     assert first
     commit(project.root, "Settings as they are now")
-    project.retrain()
     clone = project.root.parent / "clone"
     git(project.root, "clone", "--quiet", ".", str(clone))
     (clone / "dvc.lock").unlink(missing_ok=True)

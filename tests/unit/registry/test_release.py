@@ -106,7 +106,8 @@ def candidate(project: Path, seed: int, *, broken: bool = False, like: Candidate
     measured = evaluate(chosen.evaluate, prepared, weights, "gan", reports / "evaluation")
     write_measurement(reports / "measurement.json", measured)
     write_json(reports / "verdict.json", gate(chosen.gate, "gan", reports / "measurement.json", weights / "model.json"))
-    return Candidate("gan", weights, reports, {"vitrine.git_commit": "abc"})
+    lineage = {"vitrine.git_commit": "abc", "vitrine.flow_run": "run-7"}
+    return Candidate("gan", weights, reports, lineage)
 
 
 def decided(project: Path, found: Candidate, **policy: Any) -> Decision:
@@ -146,7 +147,8 @@ def test_a_first_model_is_registered_with_its_identities_and_judged(project: Pat
     assert "champion" not in MlflowClient().get_registered_model(NAME).aliases
 
 
-def test_report_and_card_lie_in_the_trainings_run(project: Path) -> None:
+def test_report_and_card_lie_in_the_trainings_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_UI_URL", "http://prefect.example:4200")
     found = candidate(project, 1)
     decided(project, found)
     run_id = tracking.read_run_id(found.reports_dir / "run.json")
@@ -156,6 +158,8 @@ def test_report_and_card_lie_in_the_trainings_run(project: Path) -> None:
     assert "passed" in page.lower()
     assert "data:image/" in page
     assert f"# {NAME}, version 1" in card
+    assert "http://prefect.example:4200/runs/flow-run/run-7" in card
+    assert "http://prefect.example:4200/runs/flow-run/run-7" in page
     assert {"samples.png", "comparison.png", "closest_pairs.png"} <= {path.name for path in folder.iterdir()}
     figures = {figure.kind: figure for figure in explain(NAME, "1").figures}
     assert (figures["threshold"].metric, figures["threshold"].passed) == ("fd_efflite0", True)
