@@ -35,7 +35,8 @@ class Estimate:
     Attributes:
         value: NaN if it could not be computed.
         replicates: its value without each group in turn, GROUPS of them; none if the uncertainty is unknown.
-        floor: its value for held-out real photos in place of generated ones: what perfect would be.
+        floor: its value for real photos in place of generated images: training photos where those are compared with
+            held-out ones, else held-out ones. What perfect would be.
         least_error: standard error that it has at least, whatever the replicates say: `share_error` of a share.
     """
 
@@ -48,7 +49,7 @@ class Estimate:
     def interval(self) -> tuple[float, float] | None:
         """Ends of the 95% interval; None if the uncertainty is unknown or no finite number."""
         error = standard_error(self.replicates)
-        if error is None or not math.isfinite(self.value):
+        if error is None or not math.isfinite(self.value) or not 0 <= self.least_error < math.inf:
             return None
         arm = T_95 * max(error, self.least_error)
         return self.value - arm, self.value + arm
@@ -137,7 +138,7 @@ def _estimates(content: Mapping[str, Any]) -> Estimates:
             _number(found["value"]),
             tuple(_number(value) for value in found["replicates"]),
             None if found["floor"] is None else _number(found["floor"]),
-            _number(found.get("least_error", 0.0)),  # older files have none
+            _number(found["least_error"]),
         )
         for name, found in content.items()
     }

@@ -84,7 +84,7 @@ def judges_of(real: RealPhotos, references: References, attributes: list[str]) -
 
 
 def floors_of(real: RealPhotos, references: References, settings: EvaluateSettings) -> Tensors:
-    """What training photos in place of generated images reach: no model should be expected to do better."""
+    """What training photos in place of generated images reach: a good model comes near it."""
     chosen = matching_rows(references)
     if chosen is None:
         return {}

@@ -51,13 +51,19 @@ async def promote(
 
 @flow(name="rollback", flow_run_name="rollback {name}", persist_result=False)
 async def rollback(
-    name: str, why: str, expect_champion: int | None = None, who: str | None = None, key: str | None = None
+    name: str,
+    why: str,
+    to: int | None = None,
+    expect_champion: int | None = None,
+    who: str | None = None,
+    key: str | None = None,
 ) -> State[Any]:
     """Makes the previous champion champion again.
 
     Args:
         name: of the registered model.
         why: kept in the history.
+        to: an earlier champion; empty: the previous one.
         expect_champion: refuse unless this version is champion; empty: whichever is.
         who: kept in the history; empty: this flow run.
         key: of the request; the same key never goes back twice.
@@ -69,6 +75,7 @@ async def rollback(
             why=why,
             who=who or _flow_run(),
             expect_champion=_text(expect_champion),
+            to=_text(to),
             key=key,
             tell=True,
         )

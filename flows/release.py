@@ -11,18 +11,21 @@ from prefect import runtime, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.logging import get_run_logger
 
-from components.errors import InputError
 from components.notify import notify
 from components.registry.entries import as_markdown
 from components.registry.explaining import explain
 from components.registry.figures import figures_table
 from components.registry.promotion import promote
+from components.registry.refusals import RefusalError
 from components.settings import PromoteSettings
 from flows.approval import ask
 from flows.lockfile import bring_outputs, read_entries
 from flows.pages import page_links
 from flows.process import stream
 from flows.revision import Revision, lock_digest
+
+OVERTAKEN = ("CONFLICT", "STALE_BASELINE", "ALREADY_CHAMPION")
+"""Refusals of a promotion that mean no more than that others were faster."""
 
 QUESTION = "**Submit carries your choice out at once**: true promotes this version, false leaves the champion."
 """Under what Prefect's page shows above the form."""
@@ -106,7 +109,9 @@ async def promote_passed(decision: Release, settings: PromoteSettings) -> Releas
             why=why,
             tell=True,
         )
-    except InputError as error:
+    except RefusalError as error:
+        if error.code not in OVERTAKEN:
+            raise
         return _kept(decision, str(error))
     return {**decision, "action": "promoted", "champion": decision["version"], "reason": why}
 

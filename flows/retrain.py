@@ -15,6 +15,7 @@ from prefect.tasks import exponential_backoff
 from components.check import check_params
 from components.errors import InputError
 from components.notify import notify
+from components.registry.entries import as_markdown
 from components.settings import FlowSettings, PromoteSettings
 from flows.dag import StageNode, is_up_to_date, read_dag
 from flows.lockfile import bring_outputs, merge_entries, push_outputs, read_entries
@@ -170,10 +171,13 @@ async def _release(judged: Release, settings: PromoteSettings) -> Release:
         return judged
     try:
         decision = await promote_passed(judged, settings)
-        await tell(decision)
     except Exception as error:  # one model's trouble must not stop the others
         get_run_logger().exception("%s was judged, but not released", judged["family"])
         return {**judged, "action": "failed", "reason": f"{type(error).__name__}: {error}"}
+    try:
+        await tell(decision)
+    except Exception:  # what was carried out is carried out
+        get_run_logger().exception("%s: the page about it was not left", judged["family"])
     return decision
 
 
@@ -182,10 +186,11 @@ async def _leave_result(outcomes: Outcomes, models: list[Release], pages: dict[s
     await create_table_artifact(key=RESULT, table=[{"result": json.dumps(result)}])  # type: ignore[misc]
     lines = ["| stage | |", "| --- | --- |", *(f"| {name} | {outcome} |" for name, outcome in outcomes.items())]
     lines += ["", "| model | gate | outcome | champion | why |", "| --- | --- | --- | --- | --- |"]
-    lines += [
-        f"| {m['family']} | {m['verdict']} | {m['action']} | {m['champion'] or 'none'} | {m['reason']} |"
-        for m in models
-    ]
+    for model in models:
+        why = as_markdown(" ".join(str(model["reason"]).split()))
+        lines.append(
+            f"| {model['family']} | {model['verdict']} | {model['action']} | {model['champion'] or 'none'} | {why} |"
+        )
     lines += ["", *(f"- [{path}]({address})" for path, address in pages.items())]
     await create_markdown_artifact(key="retrain-summary", markdown="\n".join(lines))  # type: ignore[misc]
 

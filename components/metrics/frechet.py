@@ -1,7 +1,7 @@
 """Fréchet distance between sets of features: its value, its uncertainty, and its limit for ever more generated images.
 
 Of the two covariances only that of the real images is factored, which is done once for all models. Where images are
-fewer than features, the rows themselves stand in for the factor, so that all decompositions are of the smaller size.
+fewer than features, the rows themselves stand in for the factor, so that no decomposition is larger than their number.
 """
 
 import math

@@ -160,7 +160,10 @@ def _results(facts: ModelFacts) -> str:
         (f"{plain(told(name).title)} {code(name)}", *_shown(found), told(name).better or UNKNOWN)
         for name, found in facts.measurement.metrics.items()
     ]
-    parts = [table(header, rows), "*Real photos reach*: measured of held-out real photos in place of generated ones."]
+    parts = [
+        table(header, rows),
+        "*Real photos reach*: measured of real photos, training or held-out ones, in place of generated images.",
+    ]
     by_category = facts.measurement.by_category
     if by_category:
         metrics = list(dict.fromkeys(name for found in by_category.values() for name in found))

@@ -14,6 +14,8 @@ SHARP = (0.9, 1.1)
 """Sharpness within which images are as sharp as real ones."""
 VARIED = 0.8
 """Diversity, relative to real photos, below which images of a condition are surely too much alike."""
+COPIED = -3.0
+"""Score of the three-sample test below which images are nearer to training photos than chance allows."""
 WEAKEST = 3
 
 
@@ -85,7 +87,8 @@ def _fault(name: str, found: Estimate) -> str | None:
         "makes blurred images": name == "sharpness_ratio" and high < SHARP[0],
         "makes images noisier than photos": name == "sharpness_ratio" and low > SHARP[1],
         "makes images of one condition that are too much alike": name == "diversity_ratio" and high < VARIED,
-        "comes too near to photos or to itself": words.group == "Copying" and words.better == "lower" and low > floor,
+        "comes too near to photos or to itself": (words.group == "Copying" and words.better == "lower" and low > floor)
+        or (name == "copying_ct" and high < COPIED),
     }
     return next((text for text, holds in said.items() if holds), None)
 

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import mlflow
+from mlflow.exceptions import MlflowException
 
 from components.dataset import load_info
+from components.errors import InputError
 from components.evaluate import assert_fits
 from components.generative import GenerativeModel, load_card, load_model
 from components.measuring import measure_model
@@ -24,10 +26,14 @@ def champion_weights(name: str, champion: Reign) -> Iterator[Path]:
     """Yields the folder with the champion's weights and card, as the registry hands them out.
 
     Raises:
-        InputError: they are not those that were promoted, or not signed although that is asked for.
+        InputError: they cannot be fetched, are not those that were promoted, or not signed although that is asked for.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        package = Path(mlflow.artifacts.download_artifacts(f"models:/{name}/{champion.version}", dst_path=scratch))
+        uri = f"models:/{name}/{champion.version}"
+        try:
+            package = Path(mlflow.artifacts.download_artifacts(uri, dst_path=scratch))
+        except (MlflowException, OSError) as error:
+            raise InputError(f"{uri}: its files cannot be fetched: {error}; is the store complete?") from error
         check_package(package, champion.weights_sha256, required_key())
         yield weights_folder(package)
 

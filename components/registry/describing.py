@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from mlflow import MlflowClient
 
-from components.registry.entries import Judged, MovedByHand, Overridden, Promoted, RolledBack, as_markdown, iso
+from components.registry.entries import Change, Judged, MovedByHand, Overridden, Promoted, RolledBack, as_markdown, iso
 from components.registry.journal import Journal
 from components.registry.refusals import shown
 from components.registry.state import State, fold, last_override, override_in_force
@@ -38,9 +38,16 @@ def describe(journal: Journal, state: State, versions: Iterable[str]) -> None:
 
 
 def refresh(journal: Journal) -> None:
-    """Writes description and tags of all versions that were ever overridden: time alone ends an override."""
+    """Writes description and tags of all versions that may be described as they no longer are.
+
+    Those that were ever overridden, since time alone ends an override, and those of the last change, whose
+    process may have been killed before it wrote them.
+    """
     state = fold(journal.read())
-    describe(journal, state, {entry.version for entry in state.entries if isinstance(entry, Overridden)})
+    versions = {entry.version for entry in state.entries if isinstance(entry, Overridden)}
+    if state.champion.number and isinstance(last := state.entries[state.champion.number - 1], Change):
+        versions |= {version for version in (last.from_version, last.to_version) if version}
+    describe(journal, state, versions)
 
 
 def description(state: State, version: str, now: datetime) -> str:

@@ -127,6 +127,8 @@ def rollback(
     key = None if key is None else line("key", key, NAME_LIMIT)
     journal = open_journal(name)
     begun = _unfinished_rollback(journal)
+    if begun is not None and not _asked_for(begun, to, key, expect_champion):
+        begun = None  # it is finished, and what is asked for comes after it
     expected: Reign | None = None
     while True:
         state = settle(journal)
@@ -156,12 +158,22 @@ def rollback(
 
 def _outcome(journal: Journal, state: State, entry: Promoted | RolledBack, *, repeated: bool) -> Outcome:
     """What came of it, when pages say so and people were told."""
-    describe(journal, state, _touched(entry))
-    describe_model(journal, state)
+    while True:
+        describe(journal, state, _touched(entry))
+        describe_model(journal, state)
+        newer = fold(journal.read())
+        if len(newer.entries) == len(state.entries):
+            break
+        state = newer  # others went on meanwhile: the pages are to say so
     tell_people(journal, own=entry.number)
     champion = state.champion.version
     warning = None if champion is None else unanswered(state, champion, datetime.now(UTC))
     return Outcome(journal.name, entry, champion, repeated, warning)
+
+
+def _asked_for(begun: RolledBack, to: str | None, key: str | None, expect_champion: str | None) -> bool:
+    """Whether a rollback that was begun is the one that is asked for."""
+    return to in (None, begun.to_version) and key in (None, begun.key) and expect_champion in (None, begun.from_version)
 
 
 def _touched(entry: Promoted | RolledBack) -> set[str]:

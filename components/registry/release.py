@@ -27,6 +27,7 @@ from components.registry.candidates import SERVED, SERVES, Candidate, check_judg
 from components.registry.describing import describe_override, refresh
 from components.registry.model_page import describe_model
 from components.registry.state import State, last_override, was_rolled_back
+from components.registry.telling import tell
 from components.registry.verdicts import record_verdict
 from components.registry.weights import DIGEST
 from components.settings import PARAMS_FILE, GatePolicy, Settings, load_settings
@@ -83,9 +84,10 @@ def decide(candidate: Candidate, settings: Settings, prepared_dir: Path) -> Deci
     number, state = str(version.version), settle(journal)
     refresh(journal)
     describe_model(journal, state)
+    tell(journal)
     policy = settings.gate[candidate.family]
     rule = _rule(state.champion.version, policy, candidate)
-    if state.champion.version == number or (version.tags.get(RULE) == rule and number in state.judged):
+    if state.champion.version == number or (version.tags.get(RULE) == rule and _compared(state, number)):
         return _settled(candidate.family, name, number, state)
     if version.tags.get(SERVED) != SERVES:
         version = _tried_again(version)
@@ -109,6 +111,12 @@ def decide(candidate: Candidate, settings: Settings, prepared_dir: Path) -> Deci
     if verdict.passed:
         client.set_registered_model_alias(name, CHALLENGER, number)
     return _decided(candidate.family, name, number, verdict, state, report)
+
+
+def _compared(state: State, version: str) -> bool:
+    """Whether the newest verdict on the version compares it with the present champion."""
+    judged = state.judged.get(version)
+    return judged is not None and judged.baseline == state.champion.version
 
 
 def _judged_weights(candidate: Candidate) -> str:

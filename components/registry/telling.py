@@ -1,9 +1,10 @@
 """Tells people what a journal holds and nobody told them of: at least once, also if the one who wrote it was killed."""
 
+import os
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
-from components.notify import Event, notify
+from components.notify import ADDRESSES, Event, notify
 from components.registry.entries import Overridden, Promoted, RolledBack, iso
 from components.registry.explaining import told
 from components.registry.journal import Journal, Record
@@ -13,6 +14,8 @@ from components.registry.state import State, fold
 
 GRACE = timedelta(seconds=60)
 """Who wrote an entry has told of it by then (a hanging service is waited for 20 seconds), or does so no more."""
+NEWS = timedelta(days=1)
+"""What is older is told to nobody: addresses that are given at last shall not be sent a year's entries."""
 
 
 def tell(journal: Journal, own: int | None = None) -> None:
@@ -21,6 +24,8 @@ def tell(journal: Journal, own: int | None = None) -> None:
     Args:
         own: number of the caller's entry, told at once; those of others once they are as old as GRACE.
     """
+    if not os.environ.get(ADDRESSES, "").strip():
+        return  # somebody else's process may know whom to tell
     record = journal.read()
     for entry in _untold(record, own, datetime.now(UTC)):
         event, title, body = _message(journal.name, fold(record), entry)
@@ -33,7 +38,7 @@ def _untold(record: Record, own: int | None, now: datetime) -> Iterable[Promoted
     for entry in record.entries:
         if not isinstance(entry, Promoted | RolledBack | Overridden) or not entry.tell or entry.number in record.told:
             continue
-        if entry.number == own or entry.when <= iso(now - GRACE):
+        if entry.number == own or iso(now - NEWS) < entry.when <= iso(now - GRACE):
             yield entry
 
 

@@ -13,6 +13,7 @@ from components.registry.entries import LIMIT, AnyEntry, Judged, Overridden, iso
 from components.registry.journal import Journal, open_journal
 from components.registry.marking import mark_override
 from components.registry.model_page import describe_model
+from components.registry.permission import NEVER_LIFTED
 from components.registry.refusals import RefusalError
 from components.registry.state import State
 from components.registry.telling import tell as tell_people
@@ -173,7 +174,10 @@ def _text(found: Any) -> str:
 
 
 def _fitted(entry: Judged) -> Judged:
-    """The entry with as many failures as there is room for."""
+    """The entry with as many failures as there is room for; those that no override lifts are never cut."""
+    if len(entry.model_dump_json()) > ROOM:
+        failures = sorted(entry.failures, key=lambda failure: failure.split()[0] not in NEVER_LIFTED)
+        entry = entry.model_copy(update={"failures": tuple(failures)})
     while len(entry.model_dump_json()) > ROOM and entry.failures:
         entry = entry.model_copy(update={"failures": entry.failures[:-1], "cut": entry.cut + 1})
     return entry

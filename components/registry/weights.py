@@ -36,6 +36,8 @@ def model_version(name: str, version: str) -> ModelVersion:
     """
     if not version.isascii() or not version.isdigit():
         raise InputError(f"version: found {version!r}; give a number, as in 3")
+    if version != str(int(version)):
+        raise InputError(f"version: found {version!r}; give it as {int(version)}")
     found = find_version(name, version)
     if found is None:
         known = sorted(int(found.version) for found in MlflowClient().search_model_versions(f"name = '{name}'"))

@@ -34,6 +34,7 @@ from components.features import build_extractor
 from components.generative import GenerativeModel, load_card, load_model
 from components.images import to_rgb
 from components.measuring import Measured, measure_model
+from components.memory import keep_freed_memory
 from components.metrics.frechet import frechet_distance
 from components.references import load_references
 from components.sampling import Samples
@@ -147,6 +148,7 @@ def main() -> None:
     parser.add_argument("--cold", action="store_true", help="begin with an empty cache, and tell what that costs")
     parser.add_argument("--params", type=Path, default=PROJECT / "params.yaml")
     args = parser.parse_args()
+    keep_freed_memory()  # as the stage does
     torch.set_num_threads(args.threads)
     settings = load_settings(args.params).evaluate
     if args.samples:

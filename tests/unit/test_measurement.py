@@ -63,14 +63,21 @@ def test_the_least_error_only_widens() -> None:
     assert Estimate(0.5, (), least_error=0.2).interval is None
 
 
-def test_a_file_without_least_errors_is_read(tmp_path: Path) -> None:
+def test_a_file_without_least_errors_is_damaged(tmp_path: Path) -> None:
+    """Shares would be surer than they are."""
     path = tmp_path / "measurement.json"
     write_measurement(path, measurement({"fd": estimate(40.25, 2.0), "share": Estimate(0.5, least_error=0.25)}))
     assert read_measurement(path).metrics["share"].least_error == 0.25
     content = json.loads(path.read_text())
     del content["metrics"]["fd"]["least_error"]
     path.write_text(json.dumps(content))
-    assert read_measurement(path).metrics["fd"] == estimate(40.25, 2.0)
+    with pytest.raises(InputError, match=r"damaged.*least_error"):
+        read_measurement(path)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -0.1])
+def test_with_a_least_error_that_is_none_there_is_no_interval(bad: float) -> None:
+    assert Estimate(0.5, (0.5,) * GROUPS, least_error=bad).interval is None
 
 
 @pytest.mark.parametrize("replicates", [(), (1.0,) * (GROUPS - 1), (math.nan, *(1.0,) * (GROUPS - 1))])

@@ -77,7 +77,10 @@ def _copy(source: Path, target: Path) -> None:
 
 
 @pytest.mark.timeout(1500)
-def test_a_promotion_killed_at_any_write_is_finished_once_by_a_repeat(project: Path) -> None:
+def test_a_promotion_killed_at_any_write_is_finished_once_by_a_repeat(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VITRINE_NOTIFY", "json://127.0.0.1:9")  # nothing answers there
     passed(b"one", None)
     promote(NAME, "1", expect_champion=None, why="first")
     passed(b"two", "1")

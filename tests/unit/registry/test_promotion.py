@@ -168,10 +168,12 @@ def test_a_damaged_verdict_is_not_noted(change: dict[str, object]) -> None:
 
 def test_a_verdict_with_very_many_failures_still_fits() -> None:
     version = register(b"one")
-    failures = [("THRESHOLD_MISSED", f"metric_{n}_with_a_long_name", f"category {n}") for n in range(400)]
-    entry = record_verdict(NAME, version, verdict(version, None, *failures))
+    failures = [("THRESHOLD_MISSED", f"metric_{n}_with_a_long_name", f"category {n}") for n in range(399)]
+    # What no override lifts is never cut, wherever it stands.
+    entry = record_verdict(NAME, version, verdict(version, None, *failures, ("OTHER_WEIGHTS", "weights", None)))
     assert len(entry.failures) + entry.cut == 400
     assert 20 < len(entry.failures) < 400
+    assert "OTHER_WEIGHTS weights" in entry.failures
     assert f"and {400 - 8} more" in str(refused("GATE_FAILED", version, None))
 
 

@@ -21,16 +21,17 @@ from components.gate import gate
 from components.generative import WEIGHTS, build, load_card, save_model
 from components.measurement import write_measurement
 from components.packaging import weights_folder
-from components.registry import registering
+from components.registry import promotion, registering, telling
 from components.registry.candidates import Candidate
 from components.registry.entries import Judged
 from components.registry.explaining import explain, history
 from components.registry.promotion import promote, rollback
 from components.registry.release import Decision, decide
-from components.registry.verdicts import override
+from components.registry.verdicts import override, record_verdict
 from components.settings import GatePolicy, Settings, load_settings
 from components.smoke import SmokeTest, smoke
 from tests.prepared import write_prepared
+from tests.registering import verdict
 from tests.small import small_settings
 
 NAME = "vitrine-gan"
@@ -198,6 +199,24 @@ def test_the_champion_is_measured_again_and_named_in_the_verdict(
     assert (str(aliases["champion"]), str(aliases["challenger"])) == ("2", "2")
 
 
+def test_a_promotion_killed_before_its_pages_and_messages_is_completed_by_the_next_run(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = candidate(project, 1)
+    version = decided(project, found).version
+    with monkeypatch.context() as patch:
+        for name in ("describe", "describe_model", "tell_people"):
+            patch.setattr(promotion, name, lambda *_, **__: None)
+        promote(NAME, version, expect_champion=None, why="first", tell=True)
+    told: list[str] = []
+    monkeypatch.setenv("VITRINE_NOTIFY", "json://127.0.0.1:9")
+    monkeypatch.setattr(telling, "GRACE", timedelta(seconds=-5))
+    monkeypatch.setattr(telling, "notify", lambda event, *_: told.append(event))
+    assert decided(project, found).action == "unchanged"
+    assert told == ["promoted"]
+    assert "champion" in str(MlflowClient().get_model_version(NAME, version).description).split("\n")[0]
+
+
 def test_a_model_that_is_no_better_leaves_the_champion(project: Path) -> None:
     first = champion_of(project)
     better = [{"metric": "fd_efflite0", "direction": "minimize", "better_by": 0.0}]
@@ -259,6 +278,15 @@ def test_a_model_that_serves_nothing_of_use_fails_under_that_name(project: Path)
     assert decision.action == "rejected"
     assert judged("1").failures == ("SERVING_FAILED",)
     assert "CONSTANT_IMAGE" in decision.reason
+
+
+def test_a_verdict_against_another_champion_is_not_the_last_word(project: Path) -> None:
+    champion_of(project)
+    second = candidate(project, 2)
+    assert decided(project, second).action == "passed"
+    record_verdict(NAME, "2", verdict("2", "7", ("STALE_BASELINE", "champion", None)))
+    assert decided(project, second).action == "passed"
+    assert judged("2").baseline == "1"
 
 
 def test_a_version_that_was_rolled_back_is_not_offered_again(project: Path) -> None:

@@ -1,13 +1,14 @@
 """Rollbacks, and aliases that a hand has moved, against a real MLflow on SQLite."""
 
 from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Any
 
 import pytest
 from mlflow import MlflowClient
 
 from components.registry import promotion
 from components.registry.alias import CHAMPION
-from components.registry.entries import RolledBack, iso
+from components.registry.entries import RolledBack, iso, stamp
 from components.registry.journal import open_journal
 from components.registry.promotion import Outcome, promote, rollback
 from components.registry.refusals import ConflictError, RefusalError
@@ -79,6 +80,24 @@ def test_rollback_checks_the_weights() -> None:
     with pytest.raises(RefusalError) as caught:
         rollback(NAME, why="bad")
     assert (caught.value.code, alias()) == ("WEIGHTS_MISMATCH", "2")
+
+
+@pytest.mark.parametrize("asked", [{"to": "1"}, {"expect_champion": "2"}, {"key": "mine"}])
+def test_a_rollback_that_another_has_begun_is_finished_before_what_is_asked_for(asked: dict[str, Any]) -> None:
+    champions(b"one", b"two", b"three")
+    journal = open_journal(NAME)
+    state = fold(journal.read())
+    judged = state.judged["2"]
+    begun = RolledBack(
+        **stamp(state.next_number, "somebody else", "bad"),
+        from_version="3",
+        to_version="2",
+        weights_sha256=judged.weights_sha256,
+        skipped=(),
+    )
+    assert journal.append(begun)
+    assert rollback(NAME, why="bad", **asked).champion == "1"
+    assert kinds()[-2:] == ["rolled_back", "rolled_back"]
 
 
 def test_rollback_passes_over_a_version_that_was_deleted() -> None:

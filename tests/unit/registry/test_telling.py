@@ -56,6 +56,7 @@ def killed_before_telling(project: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         raise KilledError
 
     with monkeypatch.context() as patch:
+        patch.setenv("VITRINE_NOTIFY", "json://127.0.0.1:9")
         patch.setattr(telling, "notify", dies)
         with pytest.raises(KilledError):
             promote(NAME, version, expect_champion=None, why="first", tell=True)
@@ -110,6 +111,22 @@ def test_what_nobody_wanted_told_is_not_told_later(
     monkeypatch.setattr(telling, "GRACE", timedelta(seconds=-5))
     rollback(NAME, why="bad")
     assert received == []
+
+
+def test_who_has_no_addresses_leaves_it_to_those_who_do_but_not_for_ever(
+    received: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.delenv("VITRINE_NOTIFY")
+        promote(NAME, passed(b"one", None), expect_champion=None, why="first", tell=True)
+    assert open_journal(NAME).read().told == frozenset()
+    monkeypatch.setattr(telling, "GRACE", timedelta(seconds=-5))
+    with monkeypatch.context() as patch:
+        patch.setattr(telling, "NEWS", timedelta(seconds=-5))
+        telling.tell(open_journal(NAME))
+    assert received == []
+    telling.tell(open_journal(NAME))
+    assert titles(received) == ["[promoted] vitrine-gan: promoted version 1, before none"]
 
 
 def test_a_service_that_refuses_is_not_tried_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
