@@ -4,13 +4,16 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NoReturn
 
 from mlflow.exceptions import MlflowException
 
 from components import tracking
 from components.errors import InputError
+from components.memory import keep_freed_memory
 from components.registry.describing import describe_verdict
 from components.registry.entries import AnyEntry, Change, Judged, Overridden, Promoted
 from components.registry.explained import explained
@@ -18,11 +21,14 @@ from components.registry.explaining import explain, history, told
 from components.registry.promotion import Outcome, promote, rollback
 from components.registry.refusals import RefusalError, shown
 from components.registry.verdicts import MAX_DAYS, override
+from components.settings import load_settings
 from components.stage import USER_ERROR, printable
 
 REFUSED = 1
 """Exit status where the request was understood and refused."""
 
+PREPARED, REPORTS = Path("data/prepared"), Path("reports")
+"""What `dvc repro` leaves, in the project's folder."""
 
 COLUMNS = ("#", "when", "what", "from", "to", "verdict", "override", "who", "why")
 
@@ -88,6 +94,8 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("version", metavar="VERSION")
     command.add_argument("--until", required=True, help=f"day or moment (ISO 8601, UTC), at most {MAX_DAYS} days ahead")
     _add_reason(command)
+    command = add("judge", _judge, "judge a version again: on the project's present photos, policy and champion")
+    command.add_argument("version", metavar="VERSION")
     add("history", _history, "list what happened to a model: who, when, from, to, why")
     command = add("explain", _explain, "tell where a version comes from, its verdict and what became of it")
     command.add_argument("version", metavar="VERSION")
@@ -149,6 +157,24 @@ def _override(args: argparse.Namespace) -> None:
         _print_json({"name": args.name, "event": entry.model_dump(mode="json")})
     else:
         print(printable(f"{args.name}: override of {told(entry)}"))
+
+
+def _judge(args: argparse.Namespace) -> None:
+    # Imported here since it brings torch, which no other command waits for.
+    from components.registry.judging import judge_again
+
+    keep_freed_memory()
+    with redirect_stdout(sys.stderr):  # it shows progress, and stdout is for the answer
+        found = judge_again(args.name, args.version, load_settings(), PREPARED, REPORTS)
+    if args.json:
+        _print_json(asdict(found))
+        return
+    print(printable(f"{found.name} version {found.version}: {found.verdict}: {found.reason}"))
+    if found.report:
+        print(f"report: {found.report}")
+    if found.action == "passed":
+        asked = f"{found.name} {found.version} --expect-champion {shown(found.champion)}"
+        print(f"to promote it: vitrine promote {asked} --why TEXT")
 
 
 def _history(args: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ checks must pass, so a bad model gets through at most as often as the strictest 
 intersection-union test (Berger, 1982, doi:10.1080/00401706.1982.10487790).
 """
 
+import hashlib
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -143,6 +144,11 @@ def as_json(verdict: Verdict) -> dict[str, Any]:
         "reasons": [vars(reason) for reason in verdict.reasons],
         "checks": [{**vars(check), "passed": check.passed} for check in verdict.checks],
     }
+
+
+def digest(policy: GatePolicy) -> str:
+    """Names a policy: 12 hexadecimal digits, others for every other policy."""
+    return hashlib.sha256(policy.model_dump_json().encode()).hexdigest()[:12]
 
 
 def _verdict(faults: list[Reason], results: list[tuple[CheckResult, str]]) -> Verdict:

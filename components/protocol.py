@@ -87,17 +87,23 @@ def assert_comparable(first: str, second: str) -> None:
     Raises:
         InputError: they differ, or one of them is no protocol; the parts that differ are named.
     """
-    one, other = _parsed(first), _parsed(second)
-    differing = [
+    for text in (first, second):
+        _parsed(text)
+    if found := differences(first, second):
+        raise InputError(
+            f"the results cannot be compared, their protocols differ in {found}; "
+            "evaluate both models again with the same `evaluate:` section of params.yaml and the same dataset"
+        )
+
+
+def differences(first: str, second: str) -> str:
+    """In which parts two protocols differ, and how, in words; empty where they do not."""
+    one, other = _fields(first), _fields(second)
+    return ", ".join(
         f"{name} ({one.get(name, 'missing')} and {other.get(name, 'missing')})"
         for name in dict.fromkeys([*one, *other])
         if one.get(name) != other.get(name)
-    ]
-    if differing:
-        raise InputError(
-            f"the results cannot be compared, their protocols differ in {', '.join(differing)}; "
-            "evaluate both models again with the same `evaluate:` section of params.yaml and the same dataset"
-        )
+    )
 
 
 def assert_known(text: str) -> None:
@@ -117,8 +123,13 @@ def assert_known(text: str) -> None:
 
 
 def _parsed(text: str) -> dict[str, str]:
-    pairs = [field.partition(_VALUE) for field in text.split(_FIELD)]
-    values = {name: value for name, separator, value in pairs if separator}
-    if len(values) != len(pairs) or "version" not in values:
+    values = _fields(text)
+    if len(values) != len(text.split(_FIELD)) or "version" not in values:
         raise InputError(f"{text!r} is no evaluation's protocol; run `dvc repro` to measure the model again")
     return values
+
+
+def _fields(text: str) -> dict[str, str]:
+    """Values by name; what is not of that form is left out."""
+    pairs = (field.partition(_VALUE) for field in text.split(_FIELD))
+    return {name: value for name, separator, value in pairs if separator}

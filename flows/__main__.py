@@ -21,6 +21,7 @@ from components.settings import FlowSettings
 from components.stage import explained_errors
 from flows.deploy import deploy_if_changed
 from flows.follow import follow
+from flows.release import gate_told
 from flows.remote import read_table
 from flows.retrain import RESULT
 from flows.revision import read_revision
@@ -73,8 +74,7 @@ def summary(run: FlowRun, result: dict[str, Any], services: ServiceSettings) -> 
         waiting = ", ".join(by_outcome["not started"]) or "none"
         lines += [f"  failed     {', '.join(by_outcome['failed'])}; not started: {waiting}"]
     for model in result["models"]:
-        champion = f"champion is version {model['champion']}" if model["champion"] else "no champion"
-        lines += [f"  {model['family']:<10} gate {model['verdict']}, {model['action']}; {champion}: {model['reason']}"]
+        lines += [f"  {model['family']:<10} {gate_told(model)}; {model['action']}: {model['reason']}"]
         report = f", also at {model['report']}" if model.get("report") else ""
         lines += [f"  {'':<10} report: reports/{model['family']}/report.html{report}"]
     lines += [

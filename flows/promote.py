@@ -1,6 +1,10 @@
-"""Promotion, rollback and override on demand, as flows: the same functions that the command `vitrine` calls."""
+"""Promotion, rollback, override and judging on demand, as flows: the same functions that `vitrine` calls."""
 
 import asyncio
+import json
+import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from prefect import flow, runtime
@@ -12,6 +16,9 @@ from components.errors import InputError
 from components.registry import promotion, verdicts
 from components.registry.entries import as_markdown
 from components.registry.promotion import Outcome
+from flows.lockfile import bring_outputs
+from flows.process import CommandFailedError, stream
+from flows.release import decision_page
 
 
 @flow(name="promote", flow_run_name="promote {name} {version}", persist_result=False)
@@ -101,6 +108,29 @@ async def override(name: str, version: int, who: str, why: str, until: str) -> S
         return Failed(name="Refused", message=str(error))
     title = f"{name}: the gate's verdict on version {version} is overridden until {entry.until}"
     return await _left(title, f"{title}\n\n{as_markdown(why)}\n\nby {as_markdown(entry.who)}, {entry.when}")
+
+
+@flow(name="judge", flow_run_name="judge {name} {version}", persist_result=False)
+async def judge(name: str, version: int) -> State[Any]:
+    """Judges a version again: on the present photos, by the present policy, against the present champion.
+
+    Args:
+        name: of the registered model.
+        version: its number.
+    """
+    await asyncio.to_thread(bring_outputs, ["prepare"], missing=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        out = Path(scratch) / "decision.json"
+        try:
+            await stream(
+                *(sys.executable, "-m", "components.registry.judging", "--name", name, "--version", str(version)),
+                *("--prepared", "data/prepared", "--reports", "reports", "--out", str(out)),
+            )
+        except CommandFailedError as error:
+            return Failed(name="Refused", message=str(error))
+        decision = json.loads(out.read_text(encoding="utf-8"))
+    title = f"{name} version {version}: {decision['verdict']}: {decision['reason']}"
+    return await _left(title, await asyncio.to_thread(decision_page, decision))
 
 
 def _flow_run() -> str:

@@ -24,7 +24,7 @@ from flows.pages import page_links
 from flows.process import stream
 from flows.revision import Revision, lock_digest
 
-OVERTAKEN = ("CONFLICT", "STALE_BASELINE", "ALREADY_CHAMPION")
+OVERTAKEN = ("CONFLICT", "STALE_BASELINE", "OUTDATED", "ALREADY_CHAMPION")
 """Refusals of a promotion that mean no more than that others were faster."""
 
 QUESTION = "**Submit carries your choice out at once**: true promotes this version, false leaves the champion."
@@ -124,6 +124,14 @@ async def tell(decision: Release) -> None:
         await asyncio.to_thread(notify, "rejected", _title(decision), page)
 
 
+def gate_told(decision: Release) -> str:
+    """The verdict and who is champion, in words; where judging broke off, neither is known."""
+    if decision["verdict"] is None:
+        return "Gate unknown; champion unknown"
+    champion = f"champion is version {decision['champion']}" if decision["champion"] else "there is no champion"
+    return f"Gate {decision['verdict']}; {champion}"
+
+
 def _kept(decision: Release, reason: str) -> Release:
     return {**decision, "action": "kept", "reason": reason}
 
@@ -135,10 +143,9 @@ def _title(decision: Release) -> str:
 def decision_page(decision: Release) -> str:
     """What somebody who decides wants to see, in Markdown: verdict, champion, reason, report and figures."""
     found = explain(decision["name"], decision["version"])
-    champion = f"champion is version {decision['champion']}" if decision["champion"] else "there is no champion"
     parts = [
         f"## {_title(decision)}",
-        f"Gate {decision['verdict']}; {champion}. {as_markdown(decision['reason'])}",
+        f"{gate_told(decision)}. {as_markdown(decision['reason'])}",
         f"[Report]({decision['report']})" if decision["report"] else "",
         *figures_table(found.figures),
     ]

@@ -20,7 +20,7 @@ from components.settings import FlowSettings, PromoteSettings
 from flows.dag import StageNode, is_up_to_date, read_dag
 from flows.lockfile import bring_outputs, merge_entries, push_outputs, read_entries
 from flows.pages import page_links
-from flows.release import Release, judge_model, promote_passed, tell
+from flows.release import Release, gate_told, judge_model, promote_passed, tell
 from flows.remote import StageFailedError, run_on_pool
 from flows.revision import Revision, read_revision
 
@@ -185,12 +185,10 @@ async def _leave_result(outcomes: Outcomes, models: list[Release], pages: dict[s
     result = {"stages": outcomes, "models": models, "pages": pages}
     await create_table_artifact(key=RESULT, table=[{"result": json.dumps(result)}])  # type: ignore[misc]
     lines = ["| stage | |", "| --- | --- |", *(f"| {name} | {outcome} |" for name, outcome in outcomes.items())]
-    lines += ["", "| model | gate | outcome | champion | why |", "| --- | --- | --- | --- | --- |"]
+    lines += ["", "| model | outcome | gate and champion | why |", "| --- | --- | --- | --- |"]
     for model in models:
         why = as_markdown(" ".join(str(model["reason"]).split()))
-        lines.append(
-            f"| {model['family']} | {model['verdict']} | {model['action']} | {model['champion'] or 'none'} | {why} |"
-        )
+        lines.append(f"| {model['family']} | {model['action']} | {gate_told(model)} | {why} |")
     lines += ["", *(f"- [{path}]({address})" for path, address in pages.items())]
     await create_markdown_artifact(key="retrain-summary", markdown="\n".join(lines))  # type: ignore[misc]
 

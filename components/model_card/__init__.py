@@ -55,13 +55,8 @@ def _verdict(facts: ModelFacts) -> str:
     reasons = [f"- {code(reason['code'])}: {plain(reason['text'])}" for reason in facts.verdict["reasons"]]
     checks = facts.verdict["checks"]
     passed = facts.verdict["verdict"] == "PASSED"
-    lines = [
-        f"**Gate: {'passed' if passed else 'failed'}**, {len(checks)} checks, {_compared(facts.champion, checks)}."
-    ]
-    if facts.override is not None:
-        by = facts.override
-        lines.append(f"\n> **Overridden** by {plain(by.who)} until {plain(by.until)}: {plain(by.why)}")
-    return "\n".join([*lines, *([""] if reasons else []), *reasons])
+    line = f"**Gate: {'passed' if passed else 'failed'}**, {len(checks)} checks, {_compared(facts.champion, checks)}."
+    return "\n".join([line, *([""] if reasons else []), *reasons])
 
 
 def _compared(champion: str | None, checks: Sequence[Mapping[str, Any]]) -> str:

@@ -15,7 +15,6 @@ from components.errors import InputError
 from components.generative import WEIGHTS, ModelCard, load_card
 from components.measurement import Measurement
 from components.models import load_family
-from components.report.evaluation import Override
 from components.sheets import category_attribute
 from components.tables import read_table
 
@@ -72,7 +71,6 @@ class ModelFacts:
     data: DataFacts | None = None
     measurement: Measurement | None = None
     verdict: Mapping[str, Any] | None = None
-    override: Override | None = None
     champion: str | None = None
     name: str | None = None
     version: str | None = None

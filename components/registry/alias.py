@@ -11,8 +11,10 @@ import time
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from components.registry.describing import refresh
 from components.registry.entries import Adopted, AnyEntry, MovedByHand, stamp
 from components.registry.journal import Journal, registered_model
+from components.registry.model_page import describe_model
 from components.registry.state import State, fold
 
 CHAMPION = "champion"
@@ -31,7 +33,7 @@ def champion_alias(name: str) -> str | None:
 def settle(journal: Journal) -> State:
     """Finishes what anybody has left unfinished, until alias and journal agree.
 
-    An alias that was moved by hand stays where it is, and the journal takes note of it.
+    An alias that was moved by hand stays where it is; the journal takes note of it, and MLflow's pages say so.
 
     Returns:
         The journal's state then.
@@ -53,8 +55,10 @@ def settle(journal: Journal) -> State:
         elif difference != (record, found):
             difference = (record, found)
             time.sleep(SECOND_LOOK)
-        else:
-            journal.append(_noted(journal.name, state, found))
+        elif journal.append(_noted(journal.name, state, found)):
+            # Whoever noticed may be refused what they came for: the pages are to say so all the same.
+            refresh(journal)
+            describe_model(journal, fold(journal.read()))
 
 
 def _target(state: State, number: int) -> str | None:

@@ -22,6 +22,10 @@ SIGNER = "vitrine.signed_by"
 """Tag of a version: fingerprint of the key that signed its package."""
 
 
+IMAGES = "vitrine.images_seen"
+"""Tag of a version: how many images its training has seen."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """A trained model.

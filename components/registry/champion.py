@@ -22,19 +22,19 @@ from components.signing import required_key
 
 
 @contextmanager
-def champion_weights(name: str, champion: Reign) -> Iterator[Path]:
-    """Yields the folder with the champion's weights and card, as the registry hands them out.
+def registered_weights(name: str, version: str, weights_sha256: str | None) -> Iterator[Path]:
+    """Yields the folder with a version's weights and card, as the registry hands them out.
 
     Raises:
-        InputError: they cannot be fetched, are not those that were promoted, or not signed although that is asked for.
+        InputError: they cannot be fetched, are others than expected, or not signed although that is asked for.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        uri = f"models:/{name}/{champion.version}"
+        uri = f"models:/{name}/{version}"
         try:
             package = Path(mlflow.artifacts.download_artifacts(uri, dst_path=scratch))
         except (MlflowException, OSError) as error:
             raise InputError(f"{uri}: its files cannot be fetched: {error}; is the store complete?") from error
-        check_package(package, champion.weights_sha256, required_key())
+        check_package(package, weights_sha256, required_key())
         yield weights_folder(package)
 
 
@@ -48,7 +48,7 @@ def measured_champion(
     """
     assert champion.version is not None
     print(f"{name}: measuring champion {champion.version} on the current split", flush=True)
-    with champion_weights(name, champion) as folder:
+    with registered_weights(name, champion.version, champion.weights_sha256) as folder:
         card = load_card(folder)
         assert_fits(card, load_info(prepared_dir), f"champion {champion.version}")
         model = load_model(folder)

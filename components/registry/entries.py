@@ -50,6 +50,7 @@ class Judged(Entry):
         failures: code, metric and category of each failed check.
         reasons: the first few as sentences.
         cut: failures that found no room here.
+        policy: digest of the policy that was applied, see `components.policy.digest`; None: nobody noted it.
         baseline: champion that the version was compared with; None if there was none.
         report: address of the evaluation's report.
         digest: SHA-256 of the whole verdict.
@@ -63,6 +64,7 @@ class Judged(Entry):
     cut: int
     weights_sha256: str
     protocol: str
+    policy: str | None = None
     baseline: str | None
     report: str | None
     digest: str

@@ -17,6 +17,7 @@ from components.registry.describing import describe_override, describe_verdict
 from components.registry.entries import AnyEntry, Change, Judged
 from components.registry.figures import Figure, figures_kept, figures_of_run
 from components.registry.journal import EXPERIMENT, Record, find_journal
+from components.registry.permission import outdated
 from components.registry.refusals import shown
 from components.registry.state import State, fold, last_override, stands_on_expired_override
 from components.registry.weights import model_version
@@ -147,6 +148,8 @@ def _verdict(found: _Found) -> tuple[Fact, ...]:
     ]
     if judged.verdict == "FAILED":
         facts.insert(1, Fact("failed", ", ".join(judged.failures)))
+    if found.state.champion.version != number and (changed := outdated(found.state, judged)):
+        facts.append(Fact("outdated", f"{changed}; `vitrine judge` judges it again"))
     if override := last_override(found.state, number):
         facts.append(Fact("override", describe_override(found.state, override, datetime.now(UTC))))
     return tuple(facts)

@@ -1,4 +1,4 @@
-"""Writes an override into what was logged about a version before: its report and its model card."""
+"""Writes an override into what was logged about a version: its report and its model card."""
 
 import html
 import tempfile
@@ -20,7 +20,7 @@ def folder_of(name: str, version: str) -> str:
 
 
 def mark_override(name: str, version: str, override: Overridden) -> None:
-    """Puts the override on top of the page and the card, where there are any and they do not have it."""
+    """Puts an override of a FAILED verdict on top of the page and the card, where there are any without it."""
     run_id = model_version(name, version).tags.get("vitrine.mlflow_run")
     if run_id is None:
         return
@@ -38,7 +38,8 @@ def mark_override(name: str, version: str, override: Overridden) -> None:
 
 def _marked_page(page: str, override: Overridden) -> str:
     who, until, why = (html.escape(text) for text in (override.who, override.until, override.why))
-    banner = f'<div class="banner"><b>Overridden by {who} until {until}:</b> {why}</div>'
+    told = f"<b>Overridden by {who} until {until}:</b> {why}<br>The verdict itself stays as it is: failed."
+    banner = f'<div class="banner">{told}</div>'
     return page if banner in page else page.replace("</header>", f"</header>\n{banner}", 1)
 
 

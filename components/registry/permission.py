@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 
+from components.protocol import differences
 from components.registry.describing import describe_override, describe_verdict
 from components.registry.entries import Judged, Overridden
 from components.registry.refusals import ConflictError, RefusalError, shown
@@ -16,8 +17,8 @@ def permission(name: str, state: State, version: str, expected: str | None) -> t
 
     Raises:
         ConflictError: the champion is another one than the expected.
-        RefusalError: there is no verdict, it is FAILED and no override is in force, or the comparison was
-            with another champion.
+        RefusalError: there is no verdict, it is FAILED and no override is in force, the comparison was
+            with another champion, or models are judged otherwise by now.
     """
     champion = state.champion.version
     if champion != expected:
@@ -34,11 +35,39 @@ def permission(name: str, state: State, version: str, expected: str | None) -> t
         raise RefusalError(
             "STALE_BASELINE",
             f"{name}: version {version} was compared with champion {shown(judged.baseline)}, which is not champion any "
-            f"more: that is {shown(champion)}; let the gate judge it again, no override lifts this",
+            f"more: that is {shown(champion)}. {_judge_again(name, version)}",
             baseline=judged.baseline,
             champion=champion,
         )
+    if found := outdated(state, judged):
+        raise RefusalError(
+            "OUTDATED",
+            f"{name}: {found}. {_judge_again(name, version)}",
+            judged=judged.when,
+        )
     return judged, override
+
+
+def outdated(state: State, judged: Judged) -> str | None:
+    """What has changed in how models are judged since this verdict: photos, measure or policy; None: nothing.
+
+    The newest verdict on any version says how that is now, if it is one that counts.
+    """
+    verdicts = [entry for entry in state.entries if isinstance(entry, Judged)]
+    newest = next((entry for entry in reversed(verdicts) if not _lasting(entry)), judged)
+    changed = "the policy" if newest.policy != judged.policy else ""
+    if newest.protocol != judged.protocol:
+        changed = f"the protocol in {differences(judged.protocol, newest.protocol)}"
+    if not changed:
+        return None
+    return (
+        f"version {judged.version} was judged on {judged.when}, and how models are judged has changed since, as the "
+        f"verdict on version {newest.version} shows: {changed}"
+    )
+
+
+def _judge_again(name: str, version: str) -> str:
+    return f"`vitrine judge {name} {version}` judges it as things are now; no override lifts this"
 
 
 def how(state: State) -> str:
@@ -63,9 +92,13 @@ def unanswered(state: State, version: str, now: datetime) -> str | None:
     return f"the gate did not pass version {version}, and nobody answers for it any more: override {told}"
 
 
+def _lasting(judged: Judged) -> list[str]:
+    return [failure for failure in judged.failures if failure.split()[0] in NEVER_LIFTED]
+
+
 def _lifting(name: str, state: State, judged: Judged) -> Overridden:
     """The override that lifts a FAILED verdict."""
-    if lasting := [failure for failure in judged.failures if failure.split()[0] in NEVER_LIFTED]:
+    if lasting := _lasting(judged):
         raise RefusalError(
             "GATE_FAILED",
             f"{name}: version {judged.version}: {describe_verdict(judged)}. No override lifts {lasting}: run "

@@ -61,8 +61,8 @@ def promote(
     Raises:
         ConflictError: the champion is another one; it is named.
         RefusalError: there is no verdict, it is FAILED and no override is in force, the comparison was with
-            another champion, the registry's weights are not those that were judged, or the key was used
-            for something else.
+            another champion, models are judged otherwise by now, the registry's weights are not those that
+            were judged, or the key was used for something else.
         InputError: there is no such model or version, or MLflow cannot be used.
     """
     key = None if key is None else line("key", key, NAME_LIMIT)

@@ -11,6 +11,7 @@ Code = Literal[
     "NOT_JUDGED",
     "GATE_FAILED",
     "STALE_BASELINE",
+    "OUTDATED",
     "WEIGHTS_MISMATCH",
     "NO_EARLIER_CHAMPION",
     "NOTHING_TO_OVERRIDE",

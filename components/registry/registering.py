@@ -1,5 +1,6 @@
 """Registers a trained model: packaged, signed, and tried as production loads it."""
 
+import json
 import tempfile
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from mlflow.entities.model_registry import ModelVersion
 from components import tracking
 from components.generative import load_card
 from components.packaging import register, save_package
-from components.registry.candidates import SERVED, SERVES, SIGNER, Candidate
+from components.registry.candidates import IMAGES, SERVED, SERVES, SIGNER, Candidate
 from components.registry.weights import DIGEST
 from components.signing import public_key_file, sign, signing_key
 from components.smoke import SmokeTest, smoke
@@ -34,11 +35,18 @@ def register_candidate(name: str, candidate: Candidate, weights_sha256: str) -> 
                 "vitrine.dataset": card.dataset_digest,
                 "vitrine.mlflow_run": run.info.run_id,
                 "vitrine.family": candidate.family,
+                IMAGES: _images_seen(candidate),
                 SERVED: _told(tested),
                 SIGNER: signer,
             }
             number = register(package, name, tags)
     return mlflow.MlflowClient().get_model_version(name, number)
+
+
+def _images_seen(candidate: Candidate) -> str:
+    """What training.json says; empty where there is none."""
+    path = candidate.reports_dir / "training.json"
+    return str(json.loads(path.read_text(encoding="utf-8"))["images"]) if path.exists() else ""
 
 
 def serve_again(version: ModelVersion) -> str:

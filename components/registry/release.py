@@ -21,12 +21,15 @@ from components.errors import InputError
 from components.files import write_json
 from components.measurement import read_measurement
 from components.memory import keep_freed_memory
-from components.policy import Baseline, Code, Verdict, as_json, judge, judge_against, with_fault
+from components.policy import Baseline, Code, Verdict, as_json, digest, judge, judge_against, with_fault
 from components.registry.alias import settle
 from components.registry.candidates import SERVED, SERVES, Candidate, check_judged, ensure_model, version_of
 from components.registry.describing import describe_override, refresh
+from components.registry.journal import Journal
+from components.registry.marking import mark_override
 from components.registry.model_page import describe_model
-from components.registry.state import State, last_override, was_rolled_back
+from components.registry.permission import outdated
+from components.registry.state import State, fold, last_override, override_in_force, was_rolled_back
 from components.registry.telling import tell
 from components.registry.verdicts import record_verdict
 from components.registry.weights import DIGEST
@@ -55,7 +58,7 @@ class Decision:
         action: passed: it may be promoted; kept: good, but not against this champion, or rolled back before;
             rejected: the policy's other checks failed; unchanged: it is the champion, or all was said before.
         champion: the version that is champion now, if any.
-        verdict: PASSED or FAILED.
+        verdict: PASSED or FAILED; NOT JUDGED of a champion that was there before the journal, or came by hand.
         reason: in words.
         report: address of the report; None if there is none.
     """
@@ -65,7 +68,7 @@ class Decision:
     action: Literal["passed", "kept", "rejected", "unchanged"]
     version: str
     champion: str | None
-    verdict: Literal["PASSED", "FAILED"]
+    verdict: Literal["PASSED", "FAILED", "NOT JUDGED"]
     reason: str
     report: str | None
 
@@ -81,7 +84,23 @@ def decide(candidate: Candidate, settings: Settings, prepared_dir: Path) -> Deci
     weights_sha256 = check_judged(candidate, _judged_weights(candidate))
     journal = ensure_model(name)
     version = version_of(name, weights_sha256) or _registered(name, candidate, weights_sha256)
-    number, state = str(version.version), settle(journal)
+    return judge_version(journal, version, candidate, settings, prepared_dir)
+
+
+def judge_version(
+    journal: Journal, version: ModelVersion, candidate: Candidate, settings: Settings, prepared_dir: Path
+) -> Decision:
+    """Judges a registered version by the whole policy, and notes the verdict in the journal.
+
+    What was said of the same measurement by the same policy against the same champion stands.
+
+    Args:
+        candidate: the version's weights, and what was measured of them.
+
+    Raises:
+        InputError: a file is missing or damaged, or the registry does not answer.
+    """
+    name, number, state = journal.name, str(version.version), settle(journal)
     refresh(journal)
     describe_model(journal, state)
     tell(journal)
@@ -96,14 +115,16 @@ def decide(candidate: Candidate, settings: Settings, prepared_dir: Path) -> Deci
     verdict = _judged(candidate, version, policy, baseline, fault)
     content = {
         **as_json(verdict),
-        "weights_sha256": weights_sha256,
+        "weights_sha256": version.tags[DIGEST],
         "protocol": read_measurement(candidate.reports_dir / "measurement.json").protocol,
+        "policy": digest(policy),
         "baseline": None if state.champion.version is None else {"version": state.champion.version},
     }
     from components.registry.reporting import leave_report  # torch again
 
     report = leave_report(candidate, version, content, champion, state, settings.evaluate, prepared_dir)
     record_verdict(name, number, content, report=report)
+    _mark_answered(journal, number)
     client = mlflow.MlflowClient()
     # What failed for no fault of the model's is tried again the next time.
     if not {reason.code for reason in verdict.reasons} & {Code.STALE_BASELINE, Code.SERVING_FAILED}:
@@ -113,10 +134,18 @@ def decide(candidate: Candidate, settings: Settings, prepared_dir: Path) -> Deci
     return _decided(candidate.family, name, number, verdict, state, report)
 
 
+def _mark_answered(journal: Journal, version: str) -> None:
+    """Has the new report tell of somebody who answers for the version: by an override of before, or of meanwhile."""
+    state = fold(journal.read())
+    override = override_in_force(state, version, datetime.now(UTC))
+    if override is not None and state.judged[version].verdict == "FAILED":
+        mark_override(journal.name, version, override)
+
+
 def _compared(state: State, version: str) -> bool:
-    """Whether the newest verdict on the version compares it with the present champion."""
+    """Whether the newest verdict on the version compares it with the present champion, as that is done now."""
     judged = state.judged.get(version)
-    return judged is not None and judged.baseline == state.champion.version
+    return judged is not None and judged.baseline == state.champion.version and outdated(state, judged) is None
 
 
 def _judged_weights(candidate: Candidate) -> str:
@@ -146,7 +175,7 @@ def _tried_again(version: ModelVersion) -> ModelVersion:
 
 def _rule(champion: str | None, policy: GatePolicy, candidate: Candidate) -> str:
     measured = (candidate.reports_dir / "measurement.json").read_bytes()
-    parts = [champion or "", policy.model_dump_json(), hashlib.sha256(measured).hexdigest()]
+    parts = [champion or "", digest(policy), hashlib.sha256(measured).hexdigest()]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
@@ -204,7 +233,7 @@ def _settled(family: str, name: str, version: str, state: State) -> Decision:
     """The decision where nothing is left to measure; one that was never carried out is given again."""
     champion, judged = state.champion.version, state.judged.get(version)
     if champion == version:
-        verdict = judged.verdict if judged else "PASSED"
+        verdict = judged.verdict if judged else "NOT JUDGED"
         reason = f"version {version} is the champion"
         if verdict == "FAILED":
             override = last_override(state, version)

@@ -1,10 +1,8 @@
 """What people look at when a model was judged: the report with the champion beside it, logged to the training's run."""
 
-import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,17 +20,15 @@ from components.model_card.facts import ModelFacts, TrainingFacts, read_data_fac
 from components.pictures import Comparison, compare
 from components.policy import Baseline
 from components.registry import explaining
-from components.registry.candidates import SIGNER, Candidate
-from components.registry.entries import iso
+from components.registry.candidates import IMAGES, SIGNER, Candidate
 from components.registry.figures import FIGURES, figures_of, write_figures
 from components.registry.marking import CARD, PAGE, folder_of
-from components.registry.state import State, last_override
+from components.registry.state import State
 from components.report.evaluation import (
     PICTURES,
     Champion,
     EvaluationPage,
     Fact,
-    Override,
     read_pictures,
     write_evaluation,
 )
@@ -57,6 +53,8 @@ def leave_report(
     prepared_dir: Path,
 ) -> str | None:
     """Writes the report on a registered version, and logs it to the run of its training.
+
+    An override is not in it: whether one covers the verdict is known when that is in the journal.
 
     Args:
         verdict: content of verdict.json, of the whole policy.
@@ -114,14 +112,6 @@ class _Judged:
         """Where it comes from, and what was said about it."""
         return explaining.explain(self.version.name, self.number).sections
 
-    @property
-    def override(self) -> Override | None:
-        """The one in force."""
-        found = last_override(self.state, self.number)
-        if found is None or found.until <= iso(datetime.now(UTC)):
-            return None
-        return Override(found.who, found.why, found.until)
-
 
 def _page(judged: _Judged, pictures: Mapping[str, Image], comparison: Comparison) -> EvaluationPage:
     champion = judged.state.champion.version
@@ -132,7 +122,6 @@ def _page(judged: _Judged, pictures: Mapping[str, Image], comparison: Comparison
         measurement=judged.measured,
         name=judged.version.name,
         version=judged.number,
-        override=judged.override,
         champion=None if champion is None else Champion(champion, judged.rival),
         # What the strips show is left out.
         pictures={name: picture for name, picture in pictures.items() if name not in STRIPPED},
@@ -151,7 +140,6 @@ def _card_facts(judged: _Judged, run: mlflow.ActiveRun, prepared_dir: Path, pict
         ),
         measurement=judged.measured,
         verdict=judged.verdict,
-        override=judged.override,
         champion=judged.state.champion.version,
         name=judged.version.name,
         version=judged.number,
@@ -166,13 +154,11 @@ def _signature(version: ModelVersion) -> str | None:
 
 
 def _training(judged: _Judged, run: mlflow.ActiveRun) -> TrainingFacts:
-    report = judged.candidate.reports_dir / "training.json"
-    known = json.loads(report.read_text(encoding="utf-8")) if report.exists() else {}
-    seed = run.data.tags.get("vitrine.seed")
+    seed, images = run.data.tags.get("vitrine.seed"), judged.version.tags.get(IMAGES)
     return TrainingFacts(
-        images_seen=known.get("images"),
+        images_seen=int(images) if images else None,
         seed=int(seed) if seed else None,
-        git_commit=judged.candidate.lineage.get("vitrine.git_commit"),
+        git_commit=judged.version.tags.get("vitrine.git_commit"),
         run_url=tracking.run_page(run.info.experiment_id, run.info.run_id),
         flow_url=next((fact.link for fact in judged.sections["flow"] if fact.link), None),
     )

@@ -35,7 +35,7 @@ def record_verdict(
     """Notes a gate's verdict on a registered version; the same one again is noted once.
 
     Args:
-        verdict: content of verdict.json: verdict, reasons, weights_sha256, protocol, baseline. The
+        verdict: content of verdict.json: verdict, reasons, weights_sha256, protocol, policy, baseline. The
             baseline names the champion also where that could not be measured.
         report: address of the evaluation's report.
 
@@ -147,6 +147,7 @@ def _fields(version: str, verdict: Mapping[str, Any], report: str | None) -> dic
             "cut": 0,
             "weights_sha256": _text(verdict["weights_sha256"]),
             "protocol": _text(verdict["protocol"]),
+            "policy": None if verdict.get("policy") is None else _text(verdict["policy"]),
             "baseline": None if baseline is None else _text(baseline["version"]),
             "report": None if report is None else line("report", report, 1000),
             "digest": digest,

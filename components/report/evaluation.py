@@ -45,15 +45,6 @@ PICTURES = {
 
 
 @dataclass(frozen=True)
-class Override:
-    """Somebody's decision to let a model pass in spite of its verdict."""
-
-    who: str
-    why: str
-    until: str
-
-
-@dataclass(frozen=True)
 class Champion:
     """The champion, measured again on the same photos; without a measurement it could not be."""
 
@@ -88,7 +79,6 @@ class EvaluationPage:
     measurement: Measurement | None
     name: str | None = None
     version: str | None = None
-    override: Override | None = None
     champion: Champion | None = None
     pictures: Mapping[str, Image.Image] = field(default_factory=dict)
     strips: Sequence[tuple[str, Mapping[str, Image.Image]]] = ()

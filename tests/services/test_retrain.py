@@ -175,7 +175,7 @@ def test_a_worse_model_and_a_failed_gate_leave_their_champions_unmoved(project: 
         shown = project.retrain(status=1)
     assert (project.root / "params.yaml").read_text() == before
     assert "trained    gan, vae\n" in shown
-    assert "gate FAILED, kept; champion is version 1: fd_efflite0" in shown
+    assert "Gate FAILED; champion is version 1; kept: fd_efflite0" in shown
     assert "retrain Gate failed: " in shown
     assert "vae: fd_efflite0" in shown
     for family in ("gan", "vae"):
@@ -208,6 +208,9 @@ def test_somebody_is_asked_and_promotes_on_prefects_page(project: Project, first
     reason = ("--param", "name=vitrine-vae", "--param", "why=complaints", "--watch")
     run(project.root, "prefect", "deployment", "run", "rollback/manual", *reason, env=project.environment)
     assert str(project.champion("vae").version) == before
+    asked = ("--param", "name=vitrine-vae", "--param", f"version={after}", "--watch")
+    told = run(project.root, "prefect", "deployment", "run", "judge/manual", *asked, env=project.environment)
+    assert "Completed" in told
     again = ("--param", f"version={after}", "--param", f"expect_champion={before}")
     run(project.root, "prefect", "deployment", "run", "promote/manual", *reason, *again, env=project.environment)
     assert str(project.champion("vae").version) == after

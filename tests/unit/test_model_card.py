@@ -20,7 +20,6 @@ from components.model_card.facts import ModelFacts, TrainingFacts, read_data_fac
 from components.model_card.limits import limits_of
 from components.model_card.markdown import code, link, plain, table
 from components.policy import Baseline, as_json, judge, judge_against
-from components.report.evaluation import Override
 from components.settings import load_settings
 from tests.measurements import PROTOCOL, estimate, measurement
 from tests.prepared import CATEGORIES, without_conditions, write_prepared
@@ -133,7 +132,7 @@ def metrics(**changes: Estimate) -> Estimates:
     return {"fd_efflite0": estimate(200, 5, floor=26), "copies_by_pixels": estimate(0.01, 0.001, floor=0.02)} | changes
 
 
-def test_results_verdict_and_override(facts: ModelFacts) -> None:
+def test_results_and_verdict(facts: ModelFacts) -> None:
     measured = measurement(metrics(), {"bag": {"kd_efflite0": estimate(0.4, 0.01)}, "boot": {}})
     verdict = as_json(judge(measured, load_settings(ROOT / "params.yaml").gate["gan"]))
     card = model_card(
@@ -141,7 +140,6 @@ def test_results_verdict_and_override(facts: ModelFacts) -> None:
             facts,
             measurement=measured,
             verdict=verdict,
-            override=Override("anna", "needed | today", "2031-01-01"),
             champion="11",
             name="vitrine-gan",
             version="12",
@@ -151,7 +149,6 @@ def test_results_verdict_and_override(facts: ModelFacts) -> None:
     )
     assert card.startswith("# vitrine-gan, version 12\n\n**Gate: failed**")
     assert "checks, not compared with champion version 11." in card  # it could not be measured
-    assert r"> **Overridden** by anna until 2031-01-01: needed \| today" in card
     assert "- `MISSING_METRIC`: kd\\_efflite0: was not measured" in card
     low, high = estimate(200, 5).interval or (0, 0)
     results = rows(section(card, "Results"))

@@ -20,7 +20,7 @@ from components.registry.promotion import promote
 from components.registry.state import fold
 from components.registry.verdicts import record_verdict
 from components.settings import ChampionCheck, GateCheck, GatePolicy
-from flows.release import decision_page
+from flows.release import decision_page, gate_told
 from tests.measurements import estimate, measurement
 from tests.registering import NAME, register, verdict
 
@@ -149,6 +149,7 @@ def test_whoever_is_asked_sees_verdict_champion_and_figures(tmp_path: Path) -> N
     assert report == "[Report](http://mlflow/report)"
     assert "| 12.5 (11.5 to 13.5) | 2.25 | 14.2 | at most 30: met |" in table
     assert "there is no champion" in decision_page({**decision, "champion": None, "report": None})
+    assert gate_told({**decision, "verdict": None, "champion": None}) == "Gate unknown; champion unknown"
 
 
 @pytest.mark.usefixtures("project")

@@ -11,6 +11,7 @@ from components.registry.entries import iso
 from components.registry.journal import open_journal
 from components.registry.model_page import MARK, describe_model
 from components.registry.promotion import promote, rollback
+from components.registry.refusals import ConflictError
 from components.registry.verdicts import override, record_verdict
 from tests.registering import NAME, champions, passed, register, set_alias, verdict
 
@@ -67,6 +68,15 @@ def test_a_hand_is_told() -> None:
     MlflowClient().delete_registered_model_alias(NAME, "champion")
     describe_model(journal, settle(journal))
     assert page().startswith("Champion: none; taken away on")
+
+
+def test_a_hand_is_told_also_where_it_is_noticed_by_a_refusal() -> None:
+    champions(b"one")
+    MlflowClient().delete_registered_model_alias(NAME, "champion")
+    with pytest.raises(ConflictError):
+        promote(NAME, "1", expect_champion="1", why="withdrawn: a customer's photo")
+    assert page().startswith("Champion: none; taken away on")
+    assert "Replaced by hand by none" in str(MlflowClient().get_model_version(NAME, "1").description)
 
 
 def test_what_people_have_written_there_stays() -> None:

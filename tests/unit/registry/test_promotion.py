@@ -1,12 +1,13 @@
 """Promotions, against a real MLflow on SQLite."""
 
+import re
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from components.errors import InputError
 from components.registry.entries import Promoted
-from components.registry.explaining import history
+from components.registry.explaining import explain, history
 from components.registry.promotion import Outcome, promote, rollback
 from components.registry.refusals import ConflictError, RefusalError
 from components.registry.verdicts import override, record_verdict
@@ -74,6 +75,38 @@ def test_a_comparison_with_another_champion_is_stale_also_under_an_override() ->
     record_verdict(NAME, stale, verdict(stale, None, ("THRESHOLD_MISSED", "fd_efflite0", None)))
     override(NAME, stale, why="needed for the fair", until=tomorrow())
     refused("STALE_BASELINE", stale, "1")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"protocol": "version=2; features=efflite0; dataset=new"}, r"the protocol in dataset \(abc and new\)"),
+        ({"policy": "0123456789ab"}, "the policy"),
+    ],
+)
+def test_a_verdict_is_outdated_once_models_are_judged_otherwise(change: dict[str, str], told: str) -> None:
+    champions(b"one")
+    older, newer = passed(b"two", "1"), register(b"three")
+    record_verdict(NAME, newer, {**verdict(newer, "1"), **change})
+    error = refused("OUTDATED", older, "1")
+    assert re.search(f"verdict on version 3 shows: {told}", str(error))
+    assert "`vitrine judge vitrine-gan 2`" in str(error)
+    shown = {fact.name: fact.value for fact in explain(NAME, older).sections["verdict"]}
+    assert "was judged on" in shown["outdated"]
+    assert "outdated" not in {fact.name for fact in explain(NAME, newer).sections["verdict"]}
+    record_verdict(NAME, older, {**verdict(older, "1", ("THRESHOLD_MISSED", "fd_efflite0", None))})
+    override(NAME, older, why="needed for the fair", until=tomorrow())
+    record_verdict(NAME, newer, {**verdict(newer, "1"), **change, "checks": ["once more"]})
+    refused("OUTDATED", older, "1")
+    assert promote(NAME, newer, expect_champion="1", why="judged as it is done now").champion == newer
+
+
+def test_a_verdict_that_could_not_be_used_makes_no_other_outdated() -> None:
+    champions(b"one")
+    good, unknown = passed(b"two", "1"), register(b"three")
+    failed = verdict(unknown, "1", ("UNKNOWN_PROTOCOL", "", None))
+    record_verdict(NAME, unknown, {**failed, "protocol": "version=1; dataset=abc"})
+    assert promote(NAME, good, expect_champion="1", why="better").champion == good
 
 
 def tomorrow() -> str:

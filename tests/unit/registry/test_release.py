@@ -1,6 +1,7 @@
 """From trained weights to a verdict in the journal: real packages, real smoke tests, real measurements."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 from mlflow import MlflowClient
 from safetensors.torch import load_file, save_file
 
-from components import tracking
+from components import cli, tracking
 from components.dataset import load_info
 from components.errors import InputError
 from components.evaluate import evaluate
@@ -26,12 +27,15 @@ from components.registry.candidates import Candidate
 from components.registry.entries import Judged
 from components.registry.explaining import explain, history
 from components.registry.promotion import promote, rollback
+from components.registry.refusals import RefusalError
+from components.registry.registering import register_candidate
 from components.registry.release import Decision, decide
 from components.registry.verdicts import override, record_verdict
 from components.settings import GatePolicy, Settings, load_settings
 from components.smoke import SmokeTest, smoke
 from tests.prepared import write_prepared
-from tests.registering import verdict
+from tests.project import set_params
+from tests.registering import register, set_alias, verdict
 from tests.small import small_settings
 
 NAME = "vitrine-gan"
@@ -247,6 +251,71 @@ def test_an_override_is_shown_on_page_and_card(project: Path) -> None:
     assert r"only \<b\>for\</b\> the spring \*page\*" in card.split("\n## ")[0]
     promote(NAME, "1", expect_champion=None, why="anna answers for it")
     assert "Override" in str(MlflowClient().get_model_version(NAME, "1").description)
+
+
+def shown_of(found: Candidate, version: str) -> tuple[str, str]:
+    """Report and model card, as they were logged."""
+    run_id = tracking.read_run_id(found.reports_dir / "run.json")
+    folder = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=f"versions/{NAME}/{version}"))
+    return (folder / "report.html").read_text(), (folder / "model_card.md").read_text()
+
+
+def test_a_new_report_tells_of_an_override_while_it_covers_the_verdict(project: Path) -> None:
+    found = candidate(project, 1)
+    failing = [{"metric": "fd_efflite0", "at_most": 0.5}]
+    decided(project, found, thresholds=failing)
+    until = (datetime.now(UTC) + timedelta(days=7)).date().isoformat()
+    override(NAME, "1", who="anna", why="for the fair", until=until)
+    decided(project, found, thresholds=[{"metric": "fd_efflite0", "at_most": 0.4}])
+    assert all("Overridden" in text for text in shown_of(found, "1"))
+    more = [*failing, {"metric": "precision_efflite0", "at_least": 1.5}]
+    decided(project, found, thresholds=more)
+    assert not any("Overridden" in text for text in shown_of(found, "1"))
+    decided(project, found)
+    assert judged("1").verdict == "PASSED"
+    assert not any("Overridden" in text for text in shown_of(found, "1"))
+
+
+def test_an_older_version_is_judged_again_as_things_are_now(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    champion_of(project)
+    second = candidate(project, 2)
+    assert decided(project, second).action == "passed"
+    third = candidate(project, 3)
+    assert decided(project, third, thresholds=[{"metric": "fd_efflite0", "at_most": 0.5}]).action == "rejected"
+    with pytest.raises(RefusalError, match="shows: the policy"):
+        promote(NAME, "2", expect_champion="1", why="yesterday's verdict")
+    # All that the trainings left here is gone; what counts is in the registry, the data and the settings.
+    shutil.rmtree(project / "models")
+    shutil.rmtree(project / "reports")
+    shutil.copy(Path(__file__).parents[3] / "params.yaml", project)
+    changes = {"evaluate.resolution": 32, "evaluate.samples": 48, "evaluate.train_photos": 60, "evaluate.seed": 8}
+    set_params(project, {**changes, "gate.gan": LAX})
+    (project / "data").mkdir()
+    (project / "prepared").rename(project / "data/prepared")
+    capsys.readouterr()
+    cli.main(["judge", NAME, "2", "--json"])
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["action"], answer["verdict"], answer["champion"]) == ("passed", "PASSED", "1")
+    assert "seed=8" in judged("2").protocol
+    card = explain(NAME, "2")
+    assert card.figures[0].champion is not None
+    assert promote(NAME, "2", expect_champion="1", why="judged anew").champion == "2"
+    with pytest.raises(SystemExit):
+        cli.main(["judge", NAME, "2"])
+    assert "is the champion, and would be compared with itself" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["judge", NAME, register(b"by hand")])
+    assert "was registered by hand" in capsys.readouterr().err
+
+
+def test_a_champion_that_no_gate_judged_is_told_as_such(project: Path) -> None:
+    found = candidate(project, 1)
+    decided(project, found)
+    set_alias("1")
+    unjudged = candidate(project, 2)
+    register_candidate(NAME, unjudged, sha256_file(unjudged.weights_dir / WEIGHTS))
+    set_alias("2")
+    assert (decided(project, unjudged).action, decided(project, unjudged).verdict) == ("unchanged", "NOT JUDGED")
 
 
 def test_a_champion_of_other_categories_is_a_stale_baseline(project: Path) -> None:

@@ -22,7 +22,6 @@ from components.report.evaluation import (
     Champion,
     EvaluationPage,
     Fact,
-    Override,
     data_uri,
     read_pictures,
     render_evaluation,
@@ -109,15 +108,6 @@ def test_a_passed_verdict_says_so() -> None:
     assert "gan passes its gate All 4 checks are met" in shown
     assert "not yet compared with a champion" in shown
     assert "THRESHOLD_MISSED" not in shown
-
-
-def test_an_override_is_told_on_top_and_leaves_the_verdict() -> None:
-    override = Override("anna@shop", "licence ends tonight", "2031-05-01T00:00:00Z")
-    shown = text_of(page_of(measurement(metrics(), by_category()), override=override))
-    place = shown.index("Overridden by anna@shop until 2031-05-01T00:00:00Z: licence ends tonight")
-    assert shown.index("does not pass") < place < shown.index("THRESHOLD_MISSED")
-    assert "The verdict itself stays as it is: failed." in shown
-    assert "Overridden" not in text_of(page_of(measurement(metrics(), by_category())))
 
 
 def test_each_metric_stands_with_interval_floor_and_limit() -> None:
@@ -237,7 +227,6 @@ def test_nothing_from_outside_becomes_markup() -> None:
         family=EVIL,
         name=EVIL,
         version=EVIL,
-        override=Override(EVIL, EVIL, EVIL),
         champion=Champion(EVIL, None),
         strips=[(EVIL, {EVIL: picture})],
         facts=[Fact(EVIL, EVIL, EVIL), Fact("a", "b", "javascript:alert(1)"), Fact("c", "d", 'https://x/"onclick="y')],
