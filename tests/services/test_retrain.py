@@ -210,7 +210,7 @@ def test_somebody_is_asked_and_promotes_on_prefects_page(project: Project, first
     assert str(project.champion("vae").version) == before
     asked = ("--param", "name=vitrine-vae", "--param", f"version={after}", "--watch")
     told = run(project.root, "prefect", "deployment", "run", "judge/manual", *asked, env=project.environment)
-    assert "Completed" in told
+    assert "Completed" in told.stdout
     again = ("--param", f"version={after}", "--param", f"expect_champion={before}")
     run(project.root, "prefect", "deployment", "run", "promote/manual", *reason, *again, env=project.environment)
     assert str(project.champion("vae").version) == after
