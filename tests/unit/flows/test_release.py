@@ -27,8 +27,13 @@ def refused_with(error: RefusalError, settings: Settings, monkeypatch: pytest.Mo
     return asyncio.run(release.promote_passed(DECISION, settings.promote))
 
 
-def test_whoever_was_overtaken_is_kept(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = refused_with(ConflictError("vitrine-gan", "1", "3", ""), settings, monkeypatch)
+@pytest.mark.parametrize(
+    "error", [ConflictError("vitrine-gan", "1", "3", ""), RefusalError("OUTDATED", "as the verdict on version 3 shows")]
+)
+def test_whoever_was_overtaken_is_kept(
+    error: RefusalError, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = refused_with(error, settings, monkeypatch)
     assert found["action"] == "kept"
     assert "3" in found["reason"]
 
