@@ -2,9 +2,7 @@
 
 import json
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -12,6 +10,7 @@ import pytest
 from components import tracking
 from components.cli import main
 from components.registry.verdicts import record_verdict
+from tests.receiver import receiving
 from tests.registering import NAME, alias, register, verdict
 
 
@@ -191,20 +190,8 @@ def test_a_server_that_does_not_answer_is_told(
 def test_a_promotion_is_told_to_others_once_and_json_stays_alone_on_stdout(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    received: list[dict[str, str]] = []
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            received.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
-        Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("VITRINE_NOTIFY", f"json://127.0.0.1:{server.server_port}")
+    with receiving() as receiver:
+        monkeypatch.setenv("VITRINE_NOTIFY", receiver.address)
         for _ in range(2):
             assert answer(capsys, "promote", NAME, "1", "--expect-champion", "none", "--why", "first")[0] == 0
-        server.shutdown()
-    assert ["none -> 1; by anna: first" in message["message"] for message in received] == [True]
+    assert ["none -> 1; by anna: first" in message["message"] for message in receiver.messages] == [True]

@@ -1,6 +1,5 @@
 """Notifications to real local HTTP servers."""
 
-import json
 import logging
 import os
 import socket
@@ -8,53 +7,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
-from typing import Any
 
 import pytest
 
 from components.notify import ADDRESSES, KINDS, notify
-
-SECRET = "hunter2-token"
-
-
-class Receiver(ThreadingHTTPServer):
-    """Keeps the messages that it is sent; answers with `status`."""
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.messages: list[dict[str, Any]] = []
-        self.paths: set[str] = set()
-        self.status = 200
-
-    @property
-    def address(self) -> str:
-        return f"json://user:{SECRET}@127.0.0.1:{self.server_port}/{SECRET}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Receiver
-
-    def do_POST(self) -> None:
-        self.server.paths.add(self.path)
-        self.server.messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        self.send_response(self.server.status)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
-
-    def log_message(self, *args: object) -> None:
-        pass
+from tests.receiver import SECRET, Receiver, receiving
 
 
 @pytest.fixture
 def receiver() -> Iterator[Receiver]:
-    with Receiver() as server:
-        thread = Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
+    with receiving() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -111,7 +75,7 @@ def test_what_goes_wrong_is_told_without_addresses_and_the_others_are_told(
         monkeypatch.setenv(ADDRESSES, f"{garbage} {refusing.address} {nobody} {receiver.address}")
         assert not notify("rolled back", "vitrine-gan 3", "as asked")
         refusing.shutdown()
-    assert [message["title"] for message in receiver.messages] == ["[rolled back] vitrine-gan 3"]
+    assert receiver.titles == ["[rolled back] vitrine-gan 3"]
     said = capfd.readouterr()
     lines = said.err.splitlines()
     assert [line.split(f"{ADDRESSES}: ")[1] for line in lines] == [

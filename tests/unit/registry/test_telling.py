@@ -1,12 +1,8 @@
 """People are told of what the journal has, at least once, by real messages to a local server."""
 
-import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import pytest
 
@@ -14,6 +10,7 @@ from components.registry import telling
 from components.registry.journal import open_journal
 from components.registry.promotion import promote, rollback
 from components.registry.verdicts import override, record_verdict
+from tests.receiver import Receiver, receiving
 from tests.registering import NAME, champions, passed, register, verdict
 
 pytestmark = pytest.mark.usefixtures("project")
@@ -24,27 +21,11 @@ class KilledError(BaseException):
 
 
 @pytest.fixture
-def received(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[dict[str, str]]]:
-    """The messages that were sent."""
-    messages: list[dict[str, str]] = []
-
-    class Receiver(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            messages.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: Any) -> None: ...
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
-        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        monkeypatch.setenv("VITRINE_NOTIFY", f"json://127.0.0.1:{server.server_port}")
-        yield messages
-        server.shutdown()
-
-
-def titles(messages: list[dict[str, str]]) -> list[str]:
-    return [message["title"] for message in messages]
+def receiver(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    """Whom everything is told."""
+    with receiving() as server:
+        monkeypatch.setenv("VITRINE_NOTIFY", server.address)
+        yield server
 
 
 @pytest.fixture
@@ -62,7 +43,7 @@ def killed_before_telling(project: Path, monkeypatch: pytest.MonkeyPatch) -> Non
             promote(NAME, version, expect_champion=None, why="first", tell=True)
 
 
-def test_each_thing_that_happened_is_told_once_and_says_who_and_why(received: list[dict[str, str]]) -> None:
+def test_each_thing_that_happened_is_told_once_and_says_who_and_why(receiver: Receiver) -> None:
     version = passed(b"one", None)
     for _ in range(2):
         promote(NAME, version, expect_champion=None, why="first", tell=True)
@@ -74,47 +55,45 @@ def test_each_thing_that_happened_is_told_once_and_says_who_and_why(received: li
     promote(NAME, second, expect_champion="1", why="for the fair", tell=True)
     for _ in range(2):
         rollback(NAME, why="the fair is over", tell=True)
-    assert titles(received) == [
+    assert receiver.titles == [
         "[promoted] vitrine-gan: promoted version 1, before none",
         f"[override] vitrine-gan: the gate's verdict on version 2 is overridden until {until}T23:59:59Z",
         "[promoted] vitrine-gan: promoted version 2, before 1",
         "[rolled back] vitrine-gan: rolled back to version 1, before 2",
     ]
-    assert "by anna: first" in received[0]["message"]
-    assert "by chief: the fair is tomorrow" in received[1]["message"]
-    assert "gate: FAILED, http://r/2" in received[2]["message"]
+    assert "by anna: first" in receiver.messages[0]["message"]
+    assert "by chief: the fair is tomorrow" in receiver.messages[1]["message"]
+    assert "gate: FAILED, http://r/2" in receiver.messages[2]["message"]
     assert open_journal(NAME).read().told == {2, 4, 5, 6}
 
 
 @pytest.mark.usefixtures("killed_before_telling")
-def test_a_repeat_tells_what_a_killed_process_did_not(received: list[dict[str, str]]) -> None:
+def test_a_repeat_tells_what_a_killed_process_did_not(receiver: Receiver) -> None:
     assert promote(NAME, "1", expect_champion=None, why="first").repeated
-    assert titles(received) == ["[promoted] vitrine-gan: promoted version 1, before none"]
+    assert receiver.titles == ["[promoted] vitrine-gan: promoted version 1, before none"]
 
 
 @pytest.mark.usefixtures("killed_before_telling")
 def test_whoever_comes_next_tells_it_but_not_while_its_author_may_be_at_it(
-    received: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     record_verdict(NAME, register(b"two"), verdict("2", "1"))
-    assert received == []
+    assert receiver.messages == []
     monkeypatch.setattr(telling, "GRACE", timedelta(seconds=-5))
     for protocol in ("new", "newer"):
         record_verdict(NAME, "2", {**verdict("2", "1"), "protocol": protocol})
-    assert titles(received) == ["[promoted] vitrine-gan: promoted version 1, before none"]
+    assert receiver.titles == ["[promoted] vitrine-gan: promoted version 1, before none"]
 
 
-def test_what_nobody_wanted_told_is_not_told_later(
-    received: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_nobody_wanted_told_is_not_told_later(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
     champions(b"one", b"two")
     monkeypatch.setattr(telling, "GRACE", timedelta(seconds=-5))
     rollback(NAME, why="bad")
-    assert received == []
+    assert receiver.messages == []
 
 
 def test_who_has_no_addresses_leaves_it_to_those_who_do_but_not_for_ever(
-    received: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+    receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
         patch.delenv("VITRINE_NOTIFY")
@@ -124,9 +103,9 @@ def test_who_has_no_addresses_leaves_it_to_those_who_do_but_not_for_ever(
     with monkeypatch.context() as patch:
         patch.setattr(telling, "NEWS", timedelta(seconds=-5))
         telling.tell(open_journal(NAME))
-    assert received == []
+    assert receiver.messages == []
     telling.tell(open_journal(NAME))
-    assert titles(received) == ["[promoted] vitrine-gan: promoted version 1, before none"]
+    assert receiver.titles == ["[promoted] vitrine-gan: promoted version 1, before none"]
 
 
 def test_a_service_that_refuses_is_not_tried_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
