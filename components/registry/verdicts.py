@@ -13,7 +13,7 @@ from components.registry.entries import LIMIT, AnyEntry, Judged, Overridden, iso
 from components.registry.journal import Journal, open_journal
 from components.registry.marking import mark_override
 from components.registry.model_page import describe_model
-from components.registry.permission import NEVER_LIFTED
+from components.registry.permission import NEVER_LIFTED, outdated
 from components.registry.refusals import RefusalError
 from components.registry.state import State
 from components.registry.telling import tell as tell_people
@@ -32,7 +32,7 @@ ROOM = LIMIT - 500
 def record_verdict(
     name: str, version: str, verdict: Mapping[str, Any], *, report: str | None = None, who: str | None = None
 ) -> Judged:
-    """Notes a gate's verdict on a registered version; the same one again is noted once.
+    """Notes a gate's verdict on a registered version; the same one again is noted once, unless it was outdated.
 
     Args:
         verdict: content of verdict.json: verdict, reasons, weights_sha256, protocol, policy, baseline. The
@@ -48,7 +48,7 @@ def record_verdict(
     while True:
         state = settle(journal)
         known = state.judged.get(version)
-        if known is not None and known.digest == fields["digest"]:
+        if known is not None and known.digest == fields["digest"] and outdated(state, known) is None:
             _shown(journal, state, version)
             return known
         entry = _fitted(Judged(**stamp(state.next_number, who, f"gate {fields['verdict']}"), **fields))

@@ -93,11 +93,16 @@ def test_a_verdict_is_outdated_once_models_are_judged_otherwise(change: dict[str
     assert "`vitrine judge vitrine-gan 2`" in str(error)
     shown = {fact.name: fact.value for fact in explain(NAME, older).sections["verdict"]}
     assert "was judged on" in shown["outdated"]
-    assert "outdated" not in {fact.name for fact in explain(NAME, newer).sections["verdict"]}
+    for version in ("1", newer):  # the champion needs no verdict any more
+        assert "outdated" not in {fact.name for fact in explain(NAME, version).sections["verdict"]}
     record_verdict(NAME, older, {**verdict(older, "1", ("THRESHOLD_MISSED", "fd_efflite0", None))})
     override(NAME, older, why="needed for the fair", until=tomorrow())
     record_verdict(NAME, newer, {**verdict(newer, "1"), **change, "checks": ["once more"]})
     refused("OUTDATED", older, "1")
+    # Judged again with the very result of before, it is the newest.
+    record_verdict(NAME, older, verdict(older, "1", ("THRESHOLD_MISSED", "fd_efflite0", None)))
+    refused("OUTDATED", newer, "1")
+    record_verdict(NAME, newer, {**verdict(newer, "1"), **change})
     assert promote(NAME, newer, expect_champion="1", why="judged as it is done now").champion == newer
 
 

@@ -349,13 +349,18 @@ def test_a_model_that_serves_nothing_of_use_fails_under_that_name(project: Path)
     assert "CONSTANT_IMAGE" in decision.reason
 
 
-def test_a_verdict_against_another_champion_is_not_the_last_word(project: Path) -> None:
+def test_a_verdict_against_another_champion_or_before_a_change_is_not_the_last_word(project: Path) -> None:
     champion_of(project)
     second = candidate(project, 2)
     assert decided(project, second).action == "passed"
     record_verdict(NAME, "2", verdict("2", "7", ("STALE_BASELINE", "champion", None)))
     assert decided(project, second).action == "passed"
     assert judged("2").baseline == "1"
+    # Nor is one since which models were judged otherwise.
+    before = judged("2").number
+    record_verdict(NAME, "3", verdict(register(b"of another clone"), "1"))
+    assert decided(project, second).action == "passed"
+    assert judged("2").number > before
 
 
 def test_a_version_that_was_rolled_back_is_not_offered_again(project: Path) -> None:
