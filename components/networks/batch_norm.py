@@ -1,7 +1,5 @@
 """Batch normalisation over the batch of all processes: a training is the same however its batches are divided."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, distributed, nn
 
@@ -20,12 +18,15 @@ class BatchNorm(nn.BatchNorm2d):
         if not (self.training and distributed.is_initialized()):
             plain: Tensor = super().forward(features_NCHW)
             return plain
+        # Imported here: it loads torch's compiler, which takes a second, and only distributed trainings need it.
+        from components.networks.process_mean import process_mean
+
         with torch.autocast(features_NCHW.device.type, enabled=False):
             found = features_NCHW.float()
-            mean_C = _averaged(found.mean(dim=(0, 2, 3)))
+            mean_C = process_mean(found.mean(dim=(0, 2, 3)))
             centred = found - mean_C[:, None, None]
             # About the common mean: a difference of squares would lose digits where the mean is large.
-            variance_C = _averaged(centred.square().mean(dim=(0, 2, 3)))
+            variance_C = process_mean(centred.square().mean(dim=(0, 2, 3)))
             self._follow(mean_C.detach(), variance_C.detach(), found.numel() // self.num_features)
             scale_C: Tensor = self.weight * (variance_C + self.eps).rsqrt()
             normalised = centred * scale_C[:, None, None] + self.bias[:, None, None]
@@ -44,33 +45,3 @@ class BatchNorm(nn.BatchNorm2d):
         statistics[0].lerp_(mean_C, momentum)
         statistics[1].lerp_(variance_C * (values / (values - 1)), momentum)
         self.num_batches_tracked += 1
-
-
-class _Sum(torch.autograd.Function):
-    """Sum over the processes; each of their losses depends on each one's summand.
-
-    Torch's own differentiable one is deprecated, and what it names instead is private.
-    """
-
-    @staticmethod
-    def forward(_context: Any, values: Tensor) -> Tensor:
-        total = values.clone()
-        distributed.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(_context: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].clone()
-        distributed.all_reduce(total)
-        return total
-
-
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def _averaged(values: Tensor) -> Tensor:
-    """Mean over the processes, that gradients go through.
-
-    A loss of all processes is the mean of theirs, and their weights' gradients are averaged afterwards
-    (`components.generative.average_gradients`): what comes back to each process is the sum over all losses.
-    """
-    total: Tensor = _Sum.apply(values)  # type: ignore[no-untyped-call]
-    return total / distributed.get_world_size()
