@@ -4,7 +4,6 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from components.measurement import Estimates
 from components.metrics.groups import counts_without_each, group_sums, totals, with_replicates
@@ -26,6 +25,9 @@ def reconstruction_estimates(pairs: Iterable[tuple[Tensor, Tensor]], groups_N: T
     Returns:
         `reconstruction_psnr`, unknown (it is infinite) if all are perfect, and `reconstruction_ssim`.
     """
+    # Imported here: it takes a second, and GANs reconstruct nothing.
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     errors, similarities = [], []
     for original_NCHW, reconstruction_NCHW in pairs:
         original, reconstruction = original_NCHW.double(), reconstruction_NCHW.double()
