@@ -89,6 +89,28 @@ def _section(name: str, columns: int, height: int) -> dict[str, Any]:
     }
 
 
+def page(path: str, server: str) -> str | None:
+    """Address of one of MLflow's pages; None where runs go into a local file.
+
+    Args:
+        path: as in `models/NAME`.
+        server: what MLFLOW_TRACKING_URI names.
+    """
+    if not server.startswith(("http://", "https://")):
+        return None
+    return f"{server.rstrip('/')}/#/{path}?{WORKFLOW}"
+
+
+def run_page(experiment_id: str, run_id: str, artifact: str = "", *, server: str) -> str | None:
+    """Address of a run's page; see `page`.
+
+    Args:
+        artifact: path of one of its files, to be shown there.
+    """
+    path = f"experiments/{experiment_id}/runs/{run_id}"
+    return page(f"{path}/artifacts/{artifact}" if artifact else path, server)
+
+
 def runs_page(server: str, experiment_id: str, *, charts: bool = False) -> str:
     """Address of the experiment's runs in the saved view.
 

@@ -218,27 +218,14 @@ def known_run(run_id: str) -> str:
     return str(run.info.run_id)
 
 
-def page(path: str, server: str | None = None) -> str | None:
-    """Address of one of MLflow's pages; None where runs go into a local file.
-
-    Args:
-        path: as in `models/NAME`.
-        server: default: the one that `connect` has chosen.
-    """
-    server = server or mlflow.get_tracking_uri()
-    if not server.startswith(("http://", "https://")):
-        return None
-    return f"{server.rstrip('/')}/#/{path}?{run_view.WORKFLOW}"
+def page(path: str) -> str | None:
+    """Address of one of MLflow's pages on the server that `connect` has chosen; see `run_view.page`."""
+    return run_view.page(path, mlflow.get_tracking_uri())
 
 
-def run_page(experiment_id: str, run_id: str, artifact: str = "", server: str | None = None) -> str | None:
-    """Address of a run's page; see `page`.
-
-    Args:
-        artifact: path of one of its files, to be shown there.
-    """
-    path = f"experiments/{experiment_id}/runs/{run_id}"
-    return page(f"{path}/artifacts/{artifact}" if artifact else path, server)
+def run_page(experiment_id: str, run_id: str, artifact: str = "") -> str | None:
+    """Address of a run's page on the server that `connect` has chosen; see `run_view.run_page`."""
+    return run_view.run_page(experiment_id, run_id, artifact, server=mlflow.get_tracking_uri())
 
 
 def metric_name(text: str) -> str:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from components.errors import InputError
-from components.tracking import read_run_id, run_page
+from components.run_view import run_page
 from flows.dag import open_repo
 
 MAX_ROWS = 60
@@ -57,11 +56,11 @@ def _links(stage: Any) -> list[str]:
     if not server.startswith("http") or run_file is None:
         return []
     try:
-        run_id = read_run_id(run_file)
-    except InputError:
+        run = json.loads(run_file.read_text("utf-8"))
+        run_id = run["run_id"]
+        lines = ["", f"[The run in MLflow]({run_page(run['experiment_id'], run_id, server=server)})"]
+    except (OSError, ValueError, KeyError):  # a page without its link is no reason to lose a stage
         return []
-    page = run_page(json.loads(run_file.read_text("utf-8"))["experiment_id"], run_id, server=server)
-    lines = ["", f"[The run in MLflow]({page})"]
     for picture in _pictures(stage):
         lines += ["", f"![{picture}]({server}/get-artifact?run_uuid={run_id}&path={picture})"]
     return lines

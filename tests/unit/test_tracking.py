@@ -59,12 +59,12 @@ def test_an_experiment_that_is_older_gets_the_view_and_others_tags_stay() -> Non
 def test_addresses_of_pages_open_where_trainings_are() -> None:
     server = "http://127.0.0.1:5000/"
     page = "http://127.0.0.1:5000/#/models/a/versions/2?workflowType=machine_learning"
-    assert tracking.page("models/a/versions/2", server) == page
+    assert run_view.page("models/a/versions/2", server) == page
     run = "http://127.0.0.1:5000/#/experiments/1/runs/r"
-    assert tracking.run_page("1", "r", server=server) == f"{run}?workflowType=machine_learning"
+    assert run_view.run_page("1", "r", server=server) == f"{run}?workflowType=machine_learning"
     shown = f"{run}/artifacts/versions/a/report.html?workflowType=machine_learning"
-    assert tracking.run_page("1", "r", "versions/a/report.html", server) == shown
-    assert tracking.run_page("1", "r", server="sqlite:///a.db") is None
+    assert run_view.run_page("1", "r", "versions/a/report.html", server=server) == shown
+    assert run_view.run_page("1", "r", server="sqlite:///a.db") is None
 
 
 def test_the_links_open_the_view() -> None:
