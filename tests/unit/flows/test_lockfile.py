@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from dvc.exceptions import DvcException
 
 from components.errors import InputError
 from flows import dag, lockfile
@@ -121,6 +122,16 @@ def test_entries_bring_another_clone_exactly_the_inputs(
     lockfile.pull_inputs("two")
     assert (clone / "one.txt").read_text() == "one\n"
     assert not (clone / "two.txt").exists()
+
+
+def test_inputs_that_are_there_are_not_asked_of_the_store(project: Path, tmp_path: Path) -> None:
+    dvc(project, "remote", "modify", "store", "url", str(tmp_path / "empty"))
+    shutil.rmtree(project / ".dvc" / "cache")
+    lockfile.pull_inputs("two")
+    (project / "one.txt").unlink()
+    (project / "one.txt").write_text("last week's")
+    with pytest.raises(DvcException):
+        lockfile.pull_inputs("two")
 
 
 def test_outputs_of_an_earlier_run_are_replaced_by_those_of_another_machine(project: Path) -> None:
