@@ -3,14 +3,13 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from components.files import sha256_file
+from tests.forked import Program
 from tests.prepared import write_prepared
 from tests.project import SOURCE, set_params
 
@@ -46,23 +45,21 @@ class Place:
     tracking: str
     environment: Mapping[str, str]
 
-    def start(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "components.train", f"--model={self.family}", "--prepared=prepared"]
+    def start(self) -> Program:
         inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "AWS_", "VITRINE_"))}
-        with (self.folder / "log.txt").open("ab") as log:
-            return subprocess.Popen(
-                [*command, "--weights=w", "--reports=r"],
-                cwd=self.folder,
-                env={
-                    **inherited,
-                    "PYTHONPATH": str(SOURCE),
-                    "MLFLOW_TRACKING_URI": self.tracking,
-                    "VITRINE_CACHE": str(self.folder / "cache"),
-                    **self.environment,
-                },
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        return Program(
+            "components.train",
+            [f"--model={self.family}", "--prepared=prepared", "--weights=w", "--reports=r"],
+            folder=self.folder,
+            environment={
+                **inherited,
+                "PYTHONPATH": str(SOURCE),
+                "MLFLOW_TRACKING_URI": self.tracking,
+                "VITRINE_CACHE": str(self.folder / "cache"),
+                **self.environment,
+            },
+            log=self.folder / "log.txt",
+        )
 
     def train(self) -> None:
         assert self.start().wait(timeout=400) == 0, self.log

@@ -2,13 +2,13 @@
 
 import random
 import signal
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
 
+from tests.forked import Program
 from tests.trainings import BLOCK, BLOCKS, Place, make_place
 
 KILLS = {"gan": 3, "vae": 1}
@@ -24,7 +24,7 @@ def tracking(tmp_path_factory: pytest.TempPathFactory) -> str:
     return f"sqlite:///{tmp_path_factory.mktemp('tracking')}/mlflow.db"
 
 
-def wait_until(process: subprocess.Popen[bytes], place: Place, step: int, seconds: float = 300) -> None:
+def wait_until(process: Program, place: Place, step: int, seconds: float = 300) -> None:
     """Until there is a checkpoint of a step; the process must not end before."""
     deadline = time.monotonic() + seconds
     while place.last_step < step:
@@ -74,7 +74,7 @@ def test_killed_again_and_again_it_ends_with_the_same_bytes_in_the_same_run(
     while not (place.folder / "r/run.json").exists():
         assert process.poll() is None, place.log
         time.sleep(0.005)
-    process.kill()
+    process.send_signal(signal.SIGKILL)
     process.wait()
     run_id = place.run_id
     for _ in range(KILLS[family]):

@@ -94,7 +94,7 @@ def test_another_clone_that_has_only_the_store_goes_on_in_the_same_run(
     while one.run_id == three.run_id:
         assert process.poll() is None, one.log
         time.sleep(0.05)
-    process.kill()
+    process.send_signal(signal.SIGKILL)
     process.wait()
     assert "goes on after" not in one.log
 
