@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from components.errors import InputError
 from components.metrics.names import known_metrics
@@ -23,6 +24,8 @@ COLORS = 3
 """Channels of the images that networks are tried with; whether the photos have colours, only the data tells."""
 VALUES = 2
 """Of each condition, likewise."""
+RANDOM = ("normal_", "uniform_")
+"""Methods of a tensor, and functions of torch.nn.init, that fill it with random numbers."""
 
 
 def check_params(path: Path = PARAMS_FILE) -> Settings:
@@ -92,13 +95,22 @@ def check_batch(family: str, settings: FamilySettings, common: TrainCommonSettin
 
 
 def _check_networks(family: str, settings: FamilySettings, prepare: PrepareSettings) -> None:
-    """Puts the networks together, without memory for their weights."""
+    """Puts the networks together, without memory for their weights, and without values."""
     # Here, since what imports this module need not check anything, and torch takes seconds.
     import torch
+    from torch.overrides import TorchFunctionMode
+
+    class WithoutValues(TorchFunctionMode):
+        """Draws no random numbers: on the device meta that would load torch's compiler, which takes another second."""
+
+        def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            if getattr(func, "__name__", "") in RANDOM:
+                return (*args, *(kwargs or {}).values())[0]
+            return func(*args, **(kwargs or {}))
 
     shape = (COLORS, prepare.size, prepare.size)
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), WithoutValues():
             load_family(family).build(settings, shape, (VALUES,) * len(prepare.conditions))
     except UnfitError as error:
         raise InputError(f"train.{family}.{error}; prepare.size is {prepare.size}") from None

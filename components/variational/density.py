@@ -74,7 +74,8 @@ class LatentDensity(nn.Module):
         places = components * (1 + values) + combinations
         # All components lie in one row, those of a mixture side by side; the first mixture is that of all images.
         self.register_buffer("means_KD", torch.zeros(places, dim))
-        self.register_buffer("scales_KDD", torch.eye(dim).repeat(places, 1, 1))
+        self.register_buffer("scales_KDD", torch.zeros(places, dim, dim))
+        self.scales_KDD.diagonal(dim1=1, dim2=2).fill_(1.0)
         # A mixture's number plus the weights up to and with the component: one ascending row to look up.
         self.register_buffer("ends_K", torch.full((places,), math.inf, dtype=torch.float64))
         self.ends_K[0] = 1.0
