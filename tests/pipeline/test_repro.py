@@ -1,6 +1,7 @@
 """`dvc repro` on a laptop: real photos, tiny settings, no service running."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -11,6 +12,8 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from PIL import Image
 
+from components.stage import USER_ERROR
+from tests.forked import Program
 from tests.project import commit, copy_project, run, set_params
 
 STAGES = [
@@ -146,29 +149,28 @@ def test_wrong_settings_stop_before_any_work(copy: Path) -> None:
     assert {path: path.read_bytes() for path in made} == made
 
 
+def refused_training(project: Path, **environment: str) -> str:
+    """What a training prints that its input stops."""
+    log = project / "log.txt"
+    arguments = ["--model=vae", "--prepared=data/prepared", "--weights=models/vae", "--reports=reports/vae"]
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "AWS_"))}
+    training = Program("components.train", arguments, folder=project, environment={**inherited, **environment}, log=log)
+    assert training.wait(timeout=300) == USER_ERROR, log.read_text()
+    return log.read_text()
+
+
 def test_a_corrupted_shard_is_named_and_the_weights_stay(copy: Path) -> None:
     shard = copy / "data/prepared/train-00000.npy"
     shard.unlink()
     shard.write_bytes(b"\x93NUMPY broken")
-    done = run(
-        copy,
-        *("python", "-m", "components.train", "--model", "vae", "--prepared", "data/prepared"),
-        *("--weights", "models/vae", "--reports", "reports/vae"),
-        status=2,
-    )
-    assert "train-00000.npy: cannot be read" in done.stderr
-    assert "Traceback" not in done.stderr
+    shown = refused_training(copy)
+    assert "train-00000.npy: cannot be read" in shown
+    assert "Traceback" not in shown
     assert (copy / "models/vae/weights.safetensors").exists()
 
 
 def test_a_tracking_server_that_is_down_is_said_before_training(copy: Path) -> None:
-    done = run(
-        copy,
-        *("python", "-m", "components.train", "--model", "vae", "--prepared", "data/prepared"),
-        *("--weights", "models/vae", "--reports", "reports/vae"),
-        env={"MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
-        status=2,
-    )
-    assert "MLflow's server at http://127.0.0.1:9 (MLFLOW_TRACKING_URI) cannot be used" in done.stderr
-    assert "make up" in done.stderr
-    assert "step" not in done.stdout
+    shown = refused_training(copy, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    assert "MLflow's server at http://127.0.0.1:9 (MLFLOW_TRACKING_URI) cannot be used" in shown
+    assert "make up" in shown
+    assert "step" not in shown

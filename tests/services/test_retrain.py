@@ -23,8 +23,24 @@ from tests.services.ports import free_settings
 # On a busy machine a retraining takes minutes.
 pytestmark = pytest.mark.timeout(1500)
 
-WORSE = {"train.gan.images": 64, "train.gan.generator_optimizer.lr": 1e-9}
-"""One step that learns nothing: noise."""
+REFUSED = {
+    "train.gan.images": 64,
+    "train.gan.generator_optimizer.lr": 1e-9,
+    "gate.gan.thresholds": [{"metric": "fd_efflite0", "at_most": 0.5}],
+}
+"""A GAN of one step that learns nothing, and a gate that nothing passes."""
+EQUAL = {
+    "train.vae.images": 1600,
+    "gate.vae.champion": [{"metric": "fd_efflite0", "direction": "minimize", "worse_by_at_most": 1e9}],
+}
+"""Another VAE, which passes however good it is."""
+WORSE = {
+    "train.vae.images": 64,
+    "train.vae.optimizer.lr": 1e-9,
+    "gate.vae.champion": [{"metric": "fd_efflite0", "direction": "minimize", "better_by": 0.0}],
+}
+"""Another one that has learned nothing and must be better than the champion."""
+UNDER_WAY = ("PENDING", "RUNNING")
 
 
 @dataclass(frozen=True)
@@ -59,17 +75,30 @@ class Project:
         """The flow run that waits for somebody, once it does; an error if it ends before."""
         chosen = {"flow_runs": {"state": {"type": {"any_": ["PAUSED"]}}}}
         while not running.done():
-            answer = httpx.post(f"{self.settings.prefect_url}/api/flow_runs/filter", json=chosen, timeout=30)
-            if found := answer.raise_for_status().json():
+            if found := self.prefect("POST", "flow_runs/filter", chosen):
                 return str(found[0]["id"])
             time.sleep(1)
         raise AssertionError(running.result())
 
     def resume(self, run_id: str, **answer: Any) -> None:
         """What the form on Prefect's page sends."""
-        address = f"{self.settings.prefect_url}/api/flow_runs/{run_id}/resume"
-        accepted = httpx.post(address, json={"run_input": answer}, timeout=30).raise_for_status().json()
+        accepted = self.prefect("POST", f"flow_runs/{run_id}/resume", {"run_input": answer})
         assert accepted["status"] == "ACCEPT", accepted
+
+    def deployment(self, name: str, parameters: dict[str, Any]) -> None:
+        """Runs a deployment to its end, as the button on Prefect's page does."""
+        deployment = self.prefect("GET", f"deployments/name/{name}")["id"]
+        started = self.prefect("POST", f"deployments/{deployment}/create_flow_run", {"parameters": parameters})["id"]
+        deadline = time.monotonic() + 300
+        while (state := self.prefect("GET", f"flow_runs/{started}")["state"])["type"] in ("SCHEDULED", *UNDER_WAY):
+            assert time.monotonic() < deadline, state
+            time.sleep(1)
+        assert state["type"] == "COMPLETED", state
+
+    def prefect(self, method: str, path: str, content: Any = None) -> Any:
+        """What Prefect's server answers."""
+        address = f"{self.settings.prefect_url}/api/{path}"
+        return httpx.request(method, address, json=content, timeout=30).raise_for_status().json()
 
     @property
     def registry(self) -> MlflowClient:
@@ -93,7 +122,6 @@ def project(tmp_path_factory: pytest.TempPathFactory, fashion_mnist_gz: Path) ->
         run(root, "python", "-m", "infra", "up", env=ports)
         exports = run(root, "bash", "-c", 'eval "$(python -m infra env)"; env -0', env=ports).stdout
         environment = dict(line.split("=", 1) for line in exports.split("\0") if line)
-        run(root, "prefect", "--no-prompt", "deploy", "--all", env=environment)
         yield Project(root, settings, environment)
     finally:
         run(root, "python", "-m", "infra", "down", env=ports)
@@ -148,8 +176,7 @@ def test_a_served_champion_gives_pictures(project: Project, first: str) -> None:
 
 def test_every_stage_leaves_its_artifacts(project: Project, first: str) -> None:
     assert first
-    listed = run(project.root, "prefect", "artifact", "ls", "--output", "json", env=project.environment).stdout
-    keys = {artifact["key"] for artifact in json.loads(listed)}
+    keys = {artifact["key"] for artifact in project.prefect("POST", "artifacts/filter", {})}
     for stage in ("ingest", "validate", "prepare", "train-gan", "train-vae", "evaluate-gan", "gate-vae"):
         assert f"stage-{stage}" in keys
         assert f"lock-entry-{stage}" in keys
@@ -166,76 +193,73 @@ def test_with_nothing_changed_nothing_is_retrained(project: Project, first: str)
     assert [str(v.version) for v in project.registry.search_model_versions("name = 'vitrine-gan'")] == ["1"]
 
 
-def test_a_worse_model_and_a_failed_gate_leave_their_champions_unmoved(project: Project, first: str) -> None:
+def test_a_failed_gate_leaves_its_champion_and_somebody_is_asked_about_the_other(project: Project, first: str) -> None:
     assert first
-    set_params(project.root, WORSE)
-    before = (project.root / "params.yaml").read_text()
-    strict = {"gate.vae.thresholds": [{"metric": "fd_efflite0", "at_most": 0.5}], "train.vae.images": 1280}
-    with project.settings_for_now(strict):
-        shown = project.retrain(status=1)
-    assert (project.root / "params.yaml").read_text() == before
-    assert "trained    gan, vae\n" in shown
-    assert "Gate FAILED; champion is version 1; kept: fd_efflite0" in shown
-    assert "retrain Gate failed: " in shown
-    assert "vae: fd_efflite0" in shown
-    for family in ("gan", "vae"):
-        assert str(project.champion(family).version) == "1"
-        version = project.registry.get_model_version(f"vitrine-{family}", "2")
-        assert str(version.description).startswith("FAILED: fd_efflite0")
-        assert version.tags["vitrine.git_dirty"] == "true"
-    refused = ("vitrine", "promote", "vitrine-vae", "2", "--expect-champion", "1", "--why", "try")
-    assert "the gate did not pass version 2" in run(project.root, *refused, env=project.environment, status=1).stderr
-
-
-def test_somebody_is_asked_and_promotes_on_prefects_page(project: Project, first: str) -> None:
-    assert first
-    before = str(project.champion("vae").version)
-    equal = [{"metric": "fd_efflite0", "direction": "minimize", "worse_by_at_most": 1e9}]
-    changes = {"promote.approval": "human", "gate.vae.champion": equal, "train.vae.images": 1600}
-    with project.settings_for_now(changes), ThreadPoolExecutor() as pool:
-        running = pool.submit(project.retrain)
+    set_params(project.root, {**REFUSED, **EQUAL})
+    with project.settings_for_now({"promote.approval": "human"}), ThreadPoolExecutor() as pool:
+        running = pool.submit(project.retrain, status=1)
         run_id = project.paused_run(running)
         project.resume(run_id, promote=True, who="anna", why="the shoes are better")
         shown = running.result(timeout=300)
-    assert "promoted; champion is version" in shown
-    after = str(project.champion("vae").version)
-    assert after != before
+    assert "trained    gan, vae\n" in shown
+
+    assert "Gate FAILED; champion is version 1; rejected: fd_efflite0" in shown
+    assert "retrain Gate failed: gan: fd_efflite0" in shown
+    assert str(project.champion("gan").version) == "1"
+    version = project.registry.get_model_version("vitrine-gan", "2")
+    assert str(version.description).startswith("FAILED: fd_efflite0")
+    assert version.tags["vitrine.git_dirty"] == "true"
+    refused = ("vitrine", "promote", "vitrine-gan", "2", "--expect-champion", "1", "--why", "try")
+    assert "the gate did not pass version 2" in run(project.root, *refused, env=project.environment, status=1).stderr
+
+    assert "promoted; champion is version 2" in shown
+    assert str(project.champion("vae").version) == "2"
     history = json.loads(project.vitrine("history", "vitrine-vae", "--json"))["events"]
     promoted = [event for event in history if event["kind"] == "promoted"][-1]
-    assert (promoted["to_version"], promoted["who"], promoted["why"]) == (after, "anna", "the shoes are better")
-
-    # The deployments do what the command does.
-    reason = ("--param", "name=vitrine-vae", "--param", "why=complaints", "--watch")
-    run(project.root, "prefect", "deployment", "run", "rollback/manual", *reason, env=project.environment)
-    assert str(project.champion("vae").version) == before
-    asked = ("--param", "name=vitrine-vae", "--param", f"version={after}", "--watch")
-    told = run(project.root, "prefect", "deployment", "run", "judge/manual", *asked, env=project.environment)
-    assert "Completed" in told.stdout
-    again = ("--param", f"version={after}", "--param", f"expect_champion={before}")
-    run(project.root, "prefect", "deployment", "run", "promote/manual", *reason, *again, env=project.environment)
-    assert str(project.champion("vae").version) == after
-
-    explained = json.loads(project.vitrine("explain", "vitrine-vae", after, "--json"))
+    assert (promoted["to_version"], promoted["who"], promoted["why"]) == ("2", "anna", "the shoes are better")
+    explained = json.loads(project.vitrine("explain", "vitrine-vae", "2", "--json"))
     links = [fact["link"] for section in explained["sections"].values() for fact in section if fact["link"]]
     assert any("/runs/flow-run/" in link for link in links)
     report = next(link for link in links if "/report.html?" in link)
     assert report in shown
+
+
+def test_the_deployments_do_what_the_command_does(project: Project, first: str) -> None:
+    assert first
+    assert str(project.champion("vae").version) == "2"
+    project.deployment("rollback/manual", {"name": "vitrine-vae", "why": "complaints"})
+    assert str(project.champion("vae").version) == "1"
+    project.deployment("judge/manual", {"name": "vitrine-vae", "version": 2})
+    again = {"name": "vitrine-vae", "why": "no more complaints", "version": 2, "expect_champion": 1}
+    project.deployment("promote/manual", again)
+    assert str(project.champion("vae").version) == "2"
     project.vitrine("rollback", "vitrine-vae", "--why", "back to the first")
-    assert str(project.champion("vae").version) == before
+    assert str(project.champion("vae").version) == "1"
 
 
 def test_a_stage_that_its_input_stops_is_tried_once_and_stops_only_its_downstreams(
     project: Project, first: str
 ) -> None:
+    """The other model goes its way; it is worse than its champion, which stays."""
     assert first
-    with project.settings_for_now({"evaluate.neighbours": 59}):
+    nowhere = {"source": "models:/vitrine-gan/99", "allow": []}
+    set_params(project.root, WORSE)
+    before = (project.root / "params.yaml").read_text()
+    with project.settings_for_now({"train.gan.init_from": nowhere}):
         shown = project.retrain(status=1)
-    assert shown.count("evaluate@gan runs on pool gpu") == 1
-    assert "params.yaml: evaluate needs 64 photos or more in the split 'test' for 59 neighbours" in shown
+    assert (project.root / "params.yaml").read_text() == before
+    assert shown.count("train@gan runs on pool gpu") == 1
+    assert "params.yaml: train.gan.init_from.source is 'models:/vitrine-gan/99'" in shown
     assert "Input refused(" in shown
-    assert "failed     evaluate@gan, evaluate@vae; not started: gate@gan, gate@vae" in shown
-    assert "failed: evaluate@gan, evaluate@vae" in shown
+    assert "failed     train@gan; not started: evaluate@gan, gate@gan\n" in shown
+    assert "failed: train@gan;" in shown
     assert str(project.champion("gan").version) == "1"
+
+    assert "trained    vae\n" in shown
+    assert "Gate FAILED; champion is version 1; kept: fd_efflite0" in shown
+    assert str(project.champion("vae").version) == "1"
+    version = project.registry.get_model_version("vitrine-vae", "3")
+    assert str(version.description).startswith("FAILED: fd_efflite0")
 
 
 def test_the_schedule_refuses_uncommitted_code(project: Project, first: str) -> None:
