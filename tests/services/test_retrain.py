@@ -212,7 +212,7 @@ def test_a_failed_gate_leaves_its_champion_and_somebody_is_asked_about_the_other
     refused = ("vitrine", "promote", "vitrine-gan", "2", "--expect-champion", "1", "--why", "try")
     assert "the gate did not pass version 2" in run(project.root, *refused, env=project.environment, status=1).stderr
 
-    assert "promoted; champion is version 2" in shown
+    assert "Gate PASSED; champion is version 2; promoted: " in shown
     assert str(project.champion("vae").version) == "2"
     history = json.loads(project.vitrine("history", "vitrine-vae", "--json"))["events"]
     promoted = [event for event in history if event["kind"] == "promoted"][-1]
