@@ -1,13 +1,14 @@
 """All metrics of features and logits, over all images and per category, under their published names."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
 from components.features import Features
-from components.measurement import GROUPS, Estimate, Estimates
+from components.measurement import GROUPS, Z_95, Estimate, Estimates, share_error
 from components.metrics.frechet import FactoredFit, FakeMoments, RealMoments, frechet_estimates
 from components.metrics.groups import UNKNOWN, counts_without_each, with_replicates
 from components.metrics.names import OF_PAIRS, metric_names
@@ -18,6 +19,7 @@ from components.settings import EvaluateSettings
 Tensors = dict[str, Tensor]
 WHOLE = ""
 """Name of all images together, beside the categories."""
+PULL = Z_95**2
 LARGEST = 1e9
 """Length of a feature vector above which it counts as broken: its products would overflow."""
 
@@ -122,7 +124,8 @@ class RealSide:
         found = between(real, within_real, fake, within_fake, self.neighbours)
         values = {kind: getattr(found, kind) for kind in OF_PAIRS[1:]}
         values["kernel"] = kernel_distance(within_real, within_fake, found)
-        return {kind: with_replicates(value) for kind, value in values.items()}
+        estimates = {kind: with_replicates(value) for kind, value in values.items()}
+        return estimates | _with_least_errors(estimates, len(fake.groups_N), self.neighbours)
 
     def _named(self, found: Estimates) -> Estimates:
         return {name: found[kind] for kind, name in self._names.items() if kind in found}
@@ -140,6 +143,24 @@ def measure(
     See `RealSide.measure`.
     """
     return RealSide(real.features_ND, groups_N, positions, settings).measure(fake)
+
+
+def _with_least_errors(found: Estimates, count: int, neighbours: int) -> Estimates:
+    """Those of the pairs' metrics that are shares of `count` images, or follow the share that precision is."""
+    values = {kind: estimate.value for kind, estimate in found.items()}
+    least = {kind: share_error(values[kind], count) for kind in ("precision", "recall", "coverage")}
+
+    def following(kind: str, typical: float) -> float:
+        """Where few generated images are in any ball, they decide, by what each of them adds on the average.
+
+        To this mean, as Agresti and Coull (1998, doi:10.1080/00031305.1998.10480550) to a share, Z_95^2 images are
+        added that are in as many balls as a real photo is: in k, since each ball holds k others.
+        """
+        return least["precision"] * (values[kind] * count + PULL * typical) / (values["precision"] * count + PULL)
+
+    least["density"] = following("density", 1.0)
+    least["coverage"] = max(least["coverage"], following("coverage", neighbours))
+    return {kind: replace(found[kind], least_error=error) for kind, error in least.items()}
 
 
 def _usable(features_ND: Tensor) -> Tensor:

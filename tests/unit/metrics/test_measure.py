@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from components.features import Features
-from components.measurement import Estimates
+from components.measurement import Estimate, Estimates, share_error
 from components.metrics.frechet import frechet_distance
 from components.metrics.groups import deal_groups
 from components.metrics.measure import RealSide, measure
@@ -115,6 +115,48 @@ def test_neighbours_are_those_of_the_settings() -> None:
     assert found["precision_efflite0"].value == pytest.approx(float(inside_NM.any(dim=0).float().mean()))
     assert found["density_efflite0"].value == pytest.approx(float(inside_NM.float().sum(dim=0).mean() / k))
     assert found["coverage_efflite0"].value == pytest.approx(float(inside_NM.any(dim=1).float().mean()))
+
+
+@pytest.mark.parametrize("category", [None, "boot"])
+def test_shares_of_nothing_or_all_are_not_sure(category: str | None) -> None:
+    """Far from all real images: the jackknife of 0 is 0; so is that of 1, of the real images themselves."""
+    count = len(GROUPS_N) if category is None else len(POSITIONS[category])
+    k = settings().neighbours
+    wilson = share_error(0.0, count)
+    for fake_ND, value in ((features().features_ND + 1000, 0.0), (REAL.features_ND, 1.0)):
+        over_all, by_category = measured(Features(fake_ND, features().logits_NK))
+        found = {
+            name.removesuffix("_efflite0"): estimate
+            for name, estimate in (over_all if category is None else by_category[category]).items()
+        }
+        for kind in ("precision", "recall", "coverage"):
+            assert (found[kind].value, set(found[kind].replicates)) == (value, {value})
+            assert found[kind].least_error >= wilson - 1e-12
+        assert found["precision"].least_error == pytest.approx(wilson) == found["recall"].least_error
+        if value == 0:
+            # As much as if one image in Wilson's end lay where real ones do: in k balls, which is a density of 1.
+            assert found["density"].least_error == pytest.approx(wilson)
+            assert found["coverage"].least_error == pytest.approx(k * wilson)
+        assert found["kd"].least_error == 0
+
+
+def test_intervals_cover_where_a_few_images_decide() -> None:
+    """Of images 5% lie among the real ones and in several of their balls, and the others are nowhere near any."""
+    kinds, trials, count, length = ("precision", "density", "coverage"), 80, 40, 12
+    found: dict[str, list[Estimate]] = {kind: [] for kind in kinds}
+    chosen = settings()
+    for seed in range(trials):
+        real_ND, fake_ND = normal(seed, 2, count, length)
+        fake_ND[torch.rand(count, generator=torch.Generator().manual_seed(seed)) > 0.05] += 1000
+        groups_N = deal_groups(torch.zeros(count, dtype=torch.int64), seed)
+        blank = torch.empty(count, 0)
+        estimates, _ = measure(Features(real_ND, blank), Features(fake_ND, blank), groups_N, {}, chosen)
+        for kind in kinds:
+            found[kind].append(estimates[f"{kind}_efflite0"])
+    for kind in kinds:
+        truth = sum(estimate.value for estimate in found[kind]) / trials
+        ends = [estimate.interval for estimate in found[kind]]
+        assert sum(end is not None and end[0] <= truth <= end[1] for end in ends) >= 0.93 * trials, kind
 
 
 def test_features_far_from_zero_lose_nothing() -> None:
