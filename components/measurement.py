@@ -63,10 +63,8 @@ def standard_error(replicates: Sequence[float]) -> float | None:
     return math.sqrt((GROUPS - 1) / GROUPS * math.fsum((value - mean) ** 2 for value in replicates))
 
 
-def share_error(share: float, count: int) -> float:
-    """Least standard error of a share of images, for `Estimate.least_error`: the jackknife of 0 of N is 0.
-
-    The interval then reaches as far as the farther end of Wilson's (1927, doi:10.1080/01621459.1927.10502953).
+def wilson_interval(share: float, count: int) -> tuple[float, float]:
+    """Ends of the 95% interval of a share of images, after Wilson, 1927, doi:10.1080/01621459.1927.10502953.
 
     Args:
         share: 0 to 1.
@@ -75,7 +73,16 @@ def share_error(share: float, count: int) -> float:
     pull = Z_95**2 / count
     middle = (share + pull / 2) / (1 + pull)
     arm = math.sqrt(pull * share * (1 - share) + pull**2 / 4) / (1 + pull)
-    return (arm + abs(middle - share)) / T_95
+    return middle - arm, middle + arm
+
+
+def share_error(share: float, count: int) -> float:
+    """Least standard error of a share of images, for `Estimate.least_error`: the jackknife of 0 of N is 0.
+
+    The interval then reaches as far as the farther end of `wilson_interval`, which has the arguments.
+    """
+    low, high = wilson_interval(share, count)
+    return max(share - low, high - share) / T_95
 
 
 Estimates = dict[str, Estimate]

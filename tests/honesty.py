@@ -8,10 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from components.copying.measure import share_of_duplicates
+from components.copying.measure import share_of_copies, share_of_duplicates
 from components.features import Features
 from components.measurement import T_95, Estimates
+from components.metrics.diversity import measure_diversity
 from components.metrics.measure import RealSide
+from components.metrics.reconstruction import psnr_estimate
 from components.policy import Baseline, CheckResult, judge_against
 from components.settings import ChampionCheck, EvaluateSettings, GateCheck, GatePolicy
 from tests.measurements import measurement
@@ -25,6 +27,10 @@ DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {
     "density_efflite0": "maximize",
     "coverage_efflite0": "maximize",
     "duplicates": "minimize",
+    "copies_by_features": "minimize",
+    "copies_by_pixels": "minimize",
+    "diversity_ratio": "maximize",
+    "reconstruction_psnr": "maximize",
     "copying_ct": "maximize",
     "condition_fidelity": "maximize",
     "sharpness_ratio": "maximize",
@@ -33,17 +39,36 @@ DIRECTIONS: dict[str, Literal["minimize", "maximize"]] = {
 
 
 @dataclass(frozen=True)
-class Trial:
-    """Features (N, D) of one comparison: real images, the champion's, those of a model as good, and of a worse one."""
+class Seen:
+    """All that metrics need of N images.
 
-    real_ND: Tensor
-    champion_ND: Tensor
-    equal_ND: Tensor
-    worse_ND: Tensor
+    Attributes:
+        features_ND: of a network.
+        pair_distances: between images 2i and 2i + 1, (N // 2,).
+        relative_features_N: to the nearest training photo, as `relative_distances` gives them; None: not looked for.
+        relative_pixels_N: likewise.
+        errors_N: mean squared errors of the model's reconstructions of the real photos; None: it makes none.
+    """
+
+    features_ND: Tensor
+    pair_distances: Tensor
+    relative_features_N: Tensor | None = None
+    relative_pixels_N: Tensor | None = None
+    errors_N: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One comparison: real images, the champion's, those of a model as good, and of a worse one."""
+
+    real: Seen
+    champion: Seen
+    equal: Seen
+    worse: Seen
 
     @property
-    def models(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.champion_ND, self.equal_ND, self.worse_ND
+    def models(self) -> tuple[Seen, Seen, Seen]:
+        return self.champion, self.equal, self.worse
 
 
 @dataclass(frozen=True)
@@ -81,15 +106,37 @@ class Rates:
     noticed: float
 
 
-def measure_features(trial: Trial, groups_N: Tensor, settings: EvaluateSettings) -> Found:
-    """All metrics that features alone give."""
-    real = RealSide(trial.real_ND, groups_N, {}, settings)
+def measure_seen(trial: Trial, groups_N: Tensor, settings: EvaluateSettings) -> Found:
+    """All metrics that what was seen of the images gives."""
+    side = RealSide(trial.real.features_ND, groups_N, {}, settings)
+    quantile = settings.copying.quantile
 
-    def of(fake_ND: Tensor) -> Estimates:
-        duplicates = share_of_duplicates(fake_ND, trial.real_ND, groups_N, settings.copying.quantile)
-        return {**real.measure(Features(fake_ND, torch.zeros(len(fake_ND), 2)))[0], "duplicates": duplicates}
+    def of(fake: Seen) -> Estimates:
+        real, made = (
+            Features(seen.features_ND, torch.zeros(len(groups_N), 2), seen.pair_distances)
+            for seen in (trial.real, fake)
+        )
+        return {
+            **side.measure(made)[0],
+            **measure_diversity(real, made, groups_N, {})[0],
+            "duplicates": share_of_duplicates(fake.features_ND, trial.real.features_ND, groups_N, quantile),
+            **_copies(trial.real, fake, groups_N, quantile),
+            **({} if fake.errors_N is None else {"reconstruction_psnr": psnr_estimate(fake.errors_N, groups_N)}),
+        }
 
-    return Found(*(of(fake_ND) for fake_ND in trial.models))
+    return Found(*(of(fake) for fake in trial.models))
+
+
+def _copies(real: Seen, fake: Seen, groups_N: Tensor, quantile: float) -> Estimates:
+    looked_for = {
+        "copies_by_features": (fake.relative_features_N, real.relative_features_N),
+        "copies_by_pixels": (fake.relative_pixels_N, real.relative_pixels_N),
+    }
+    return {
+        name: share_of_copies(found_N, held_N, groups_N, quantile)
+        for name, (found_N, held_N) in looked_for.items()
+        if found_N is not None and held_N is not None
+    }
 
 
 def rates_of(trials: Iterable[Found]) -> dict[str, Rates]:

@@ -1,5 +1,6 @@
 """How much of what a generator makes is copied, measured against held-out photos looked up in the same way."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from components.copying.pixels import PhotoIndex, index_photos, nearest_photos
 from components.copying.three_sample import copying_estimate, fit_cells, nearest_cells
 from components.dataset import Split
 from components.feature_cache import Tensors, cached
-from components.measurement import GROUPS, Estimate, Estimates, share_error
+from components.measurement import GROUPS, T_95, Estimate, Estimates, share_error, wilson_interval
 from components.metrics.groups import UNKNOWN
 from components.settings import CopyingSettings
 
@@ -136,10 +137,10 @@ def measure_copying(
     held = _Distances(reference["by_features"], reference["relative_features"], reference["relative_pixels"])
     found, closest = _look_up(train, fake, index)
     metrics = {
-        "copies_by_features": _share_of_copies(
+        "copies_by_features": share_of_copies(
             found.relative_features_N, held.relative_features_N, groups_N, settings.quantile
         ),
-        "copies_by_pixels": _share_of_copies(
+        "copies_by_pixels": share_of_copies(
             found.relative_pixels_N, held.relative_pixels_N, groups_N, settings.quantile
         ),
         "duplicates": share_of_duplicates(fake.features_ND, real.features_ND, groups_N, settings.quantile),
@@ -188,9 +189,9 @@ def _reference(train: TrainingPhotos, real: Looked, seed: int, cache_key: Mappin
 
 
 def _look_up(train: TrainingPhotos, images: Looked, index: PhotoIndex) -> tuple[_Distances, tuple[ClosestPair, ...]]:
-    near_NK = _nearest_distances(images.features_ND, train.features_ND, NEIGHBOURS + 1)
+    near_NK = nearest_distances(images.features_ND, train.features_ND, NEIGHBOURS + 1)
     pixels = nearest_photos(images.images_NCHW, index)
-    relative_N = _relative(pixels.distances_NK)
+    relative_N = relative_distances(pixels.distances_NK)
     pairs = tuple(
         ClosestPair(
             sample,
@@ -202,17 +203,17 @@ def _look_up(train: TrainingPhotos, images: Looked, index: PhotoIndex) -> tuple[
         )
         for sample in relative_N.argsort(stable=True)[:SHOWN_PAIRS].tolist()
     )
-    return _Distances(near_NK[:, 0], _relative(near_NK), relative_N), pairs
+    return _Distances(near_NK[:, 0], relative_distances(near_NK), relative_N), pairs
 
 
-def _nearest_distances(from_ND: Tensor, to_ND: Tensor, count: int) -> Tensor:
+def nearest_distances(from_ND: Tensor, to_ND: Tensor, count: int) -> Tensor:
     """Distances to the nearest points, ascending, (N, count) or fewer."""
     count = min(count, len(to_ND))
     parts = [torch.cdist(part, to_ND).topk(count, dim=1, largest=False).values for part in from_ND.split(ROWS_AT_ONCE)]
     return torch.cat(parts)
 
 
-def _relative(distances_NK: Tensor) -> Tensor:
+def relative_distances(distances_NK: Tensor) -> Tensor:
     """The least distance over the mean of the others, (N,); NaN where there are no others."""
     return distances_NK[:, 0] / distances_NK[:, 1:].mean(dim=1).clamp_min(1e-12)
 
@@ -233,8 +234,15 @@ def _to_fellows(features_ND: Tensor, groups_N: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def _share_of_copies(found_N: Tensor, held_N: Tensor, groups_N: Tensor, quantile: float) -> Estimate:
-    """Of distances to training photos, which are the same whichever group is left out."""
+def share_of_copies(found_N: Tensor, held_N: Tensor, groups_N: Tensor, quantile: float) -> Estimate:
+    """Share of generated images nearer to a training photo, relative to the next ones, than nearly all held-out photos.
+
+    Args:
+        found_N: `relative_distances` of generated images, the same whichever group is left out.
+        held_N: those of as many held-out photos.
+        groups_N: each row's group of the jackknife.
+        quantile: share of held-out photos that may be as near.
+    """
     found_NG, held_NG = (distances_N[:, None].expand(-1, GROUPS + 1) for distances_N in (found_N, held_N))
     return _share_nearer(found_NG, held_NG, groups_N, quantile, 1.0)
 
@@ -242,7 +250,9 @@ def _share_of_copies(found_N: Tensor, held_N: Tensor, groups_N: Tensor, quantile
 def _share_nearer(found_NG: Tensor, held_NG: Tensor, groups_N: Tensor, quantile: float, part: float) -> Estimate:
     """Share of images at most as far as a part of a quantile of the held-out photos.
 
-    Replicates leave a group out of both; the floor is the share of held-out photos that are as near.
+    Replicates leave a group out of both; the floor is the share of held-out photos that are as near. The least error
+    adds to that of a share what the quantile's own interval makes of it (Woodruff, 1952,
+    doi:10.1080/01621459.1952.10483443).
 
     Args:
         found_NG: distances of the images, over all and without each group, (N, GROUPS + 1).
@@ -250,10 +260,22 @@ def _share_nearer(found_NG: Tensor, held_NG: Tensor, groups_N: Tensor, quantile:
     """
     if not (torch.isfinite(found_NG).all() and torch.isfinite(held_NG).all()):
         return UNKNOWN
-    shares, limits = [], []
+    shares = []
     for column, group in enumerate((None, *range(GROUPS))):
         rows_N = torch.ones_like(groups_N, dtype=torch.bool) if group is None else groups_N != group
-        limits.append((part * torch.quantile(held_NG[rows_N, column], quantile)).clamp_min(NO_DISTANCE))
-        shares.append(float((found_NG[rows_N, column] <= limits[-1]).double().mean()))
-    floor = float((held_NG[:, 0] <= limits[0]).double().mean())
-    return Estimate(shares[0], tuple(shares[1:]), floor, share_error(shares[0], len(groups_N)))
+        limit = _limit(held_NG[rows_N, column], quantile, part)
+        shares.append(_share_within(found_NG[rows_N, column], limit))
+    floor = _share_within(held_NG[:, 0], _limit(held_NG[:, 0], quantile, part))
+    # Few held-out photos decide where the limit is: too few for the jackknife, which is at times far too sure.
+    ends = (_limit(held_NG[:, 0], end, part) for end in wilson_interval(quantile, len(groups_N)))
+    reach = max(abs(_share_within(found_NG[:, 0], end) - shares[0]) for end in ends)
+    least = math.hypot(share_error(shares[0], len(groups_N)), reach / T_95)
+    return Estimate(shares[0], tuple(shares[1:]), floor, least)
+
+
+def _limit(held_N: Tensor, quantile: float, part: float) -> Tensor:
+    return (part * torch.quantile(held_N, quantile)).clamp_min(NO_DISTANCE)
+
+
+def _share_within(distances_N: Tensor, limit: Tensor) -> float:
+    return float((distances_N <= limit).double().mean())

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 from torch import Tensor
@@ -59,8 +60,10 @@ def copying_score(held_N: Tensor, held_cells_N: Tensor, fake_N: Tensor, fake_cel
     if not (torch.isfinite(held_N).all() and torch.isfinite(fake_N).all()):
         return math.nan
     scores, weights = [], []
-    for cell in held_cells_N.unique().tolist():
-        held, fake = held_N[held_cells_N == cell], fake_N[fake_cells_N == cell]
+    # On so few numbers numpy takes less than half of torch's time.
+    held_in_cells, fake_in_cells = held_cells_N.numpy(), fake_cells_N.numpy()
+    for cell in np.unique(held_in_cells):
+        held, fake = held_N.numpy()[held_in_cells == cell], fake_N.numpy()[fake_in_cells == cell]
         if min(len(held), len(fake)) >= LEAST_IN_CELL:
             scores.append(_z_score(held, fake))
             weights.append(len(held))
@@ -83,12 +86,9 @@ def copying_estimate(
     return Estimate(of(everything), tuple(of(groups_N != group) for group in range(GROUPS)), floor=0.0)
 
 
-def _z_score(held_N: Tensor, fake_N: Tensor) -> float:
+def _z_score(held_N: NDArray[np.float32], fake_N: NDArray[np.float32]) -> float:
     """Mann and Whitney's U of the samples, less its mean, in standard deviations (without ties)."""
     held, fake = len(held_N), len(fake_N)
-    ordered = held_N.sort().values
-    below = (
-        torch.searchsorted(ordered, fake_N, right=False).sum() + torch.searchsorted(ordered, fake_N, right=True).sum()
-    )
-    statistic = float(below) / 2
+    ordered = np.sort(held_N)
+    statistic = float(np.searchsorted(ordered, fake_N).sum() + np.searchsorted(ordered, fake_N, "right").sum()) / 2
     return (statistic - held * fake / 2) / math.sqrt(held * fake * (held + fake + 1) / 12)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from components.measurement import Estimates
+from components.measurement import Estimate, Estimates
 from components.metrics.groups import counts_without_each, group_sums, totals, with_replicates
 from components.metrics.means import mean_estimate
 
@@ -35,8 +35,18 @@ def reconstruction_estimates(pairs: Iterable[tuple[Tensor, Tensor]], groups_N: T
         similarity = structural_similarity_index_measure(reconstruction, original, data_range=WHITE, reduction="none")
         assert isinstance(similarity, Tensor)  # a pair only if asked for the contrasts too
         similarities.append(similarity)
-    error = totals(group_sums(torch.cat(errors), groups_N)) / counts_without_each(groups_N)
     return {
-        "reconstruction_psnr": with_replicates(10 * (WHITE**2 / error).log10()),
+        "reconstruction_psnr": psnr_estimate(torch.cat(errors), groups_N),
         "reconstruction_ssim": mean_estimate(torch.cat(similarities), groups_N),
     }
+
+
+def psnr_estimate(errors_N: Tensor, groups_N: Tensor) -> Estimate:
+    """PSNR in dB over all images; unknown (it is infinite) if all are perfect.
+
+    Args:
+        errors_N: mean squared error of each image, of values 0 to 255.
+        groups_N: each image's group.
+    """
+    error = totals(group_sums(errors_N, groups_N)) / counts_without_each(groups_N)
+    return with_replicates(10 * (WHITE**2 / error).log10())

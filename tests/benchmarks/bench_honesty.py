@@ -1,64 +1,76 @@
-"""How often the comparison of two models errs, on features of real photos and of generated ones.
+"""How often the comparison of two models errs, on real photos and generated images.
 
     python -m tests.benchmarks.bench_honesty PREPARED MODEL FOLDER [--trials 200] [--images 1000] [--features 1280]
 
-PREPARED: what `prepare` made; MODEL: folder of a trained model. Their features are kept in FOLDER: what is there is
-not computed again. In each trial, real photos of the split test and three sets of generated images are drawn anew:
-of the champion, of an equal model (the same one, other latents), and of a worse one, a share of whose images
-have pixel noise. Sets of one trial have no image of the model in common. Superiority: how often the equal model
-is found better than the champion; at most 5% is right. Non-inferiority: how often the worse one is found to be
-worse by less than it is, which is its mean difference over all trials; at most 5% again, and "-" where it is not
-worse by that metric. The policy's own comparison decides. `--features`: so many
-of the features, the first ones, for trials that take less time.
+PREPARED: what `prepare` made; MODEL: folder of a trained model. What is seen of the images is kept in FOLDER: what is
+there is not computed again. In each trial, pairs of real photos of the split test and three sets of pairs of generated
+images are drawn anew: of the champion, of an equal model (the same one, other latents), and of a worse one, a share of
+whose images are training photos with pixel noise. Sets of one trial have no image of the model in common.
+Superiority: how often the equal model is found better than the champion; at most 5% is right. Non-inferiority: how
+often the worse one is found to be worse by less than it is, which is its mean difference over all trials; at most 5%
+again, and "-" where it is not worse by that metric. The policy's own comparison decides. `--features`: so many of the
+features, the first ones, for trials that take less time; of `--pool` generated images, a third as many real ones.
 """
 
 import argparse
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from components.copying.measure import NEIGHBOURS, nearest_distances, relative_distances
+from components.copying.pixels import index_photos, nearest_photos
 from components.dataset import load_info, load_split
-from components.features import EffLite0, extract
+from components.features import EffLite0, Features, extract
 from components.generative import load_model
 from components.metrics.groups import deal_groups
 from components.sampling import Samples, real_images
 from components.settings import load_settings
 from tests.benchmarks.measuring import PROJECT
-from tests.honesty import Found, Rates, Trial, measure_features, rates_of
+from tests.honesty import Found, Rates, Seen, Trial, measure_seen, rates_of
 
-POOL = 15_000
-NOISED = 1500
-NOISE = 40.0
+COPIES, NOISE = 1000, 40.0
+"""Training photos with noise, and its deviation."""
 SEED = 100
 
 
-def pools(prepared: Path, model_dir: Path, folder: Path, resolution: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Features of real photos, of generated images, and of generated images with noise."""
-    folder.mkdir(parents=True, exist_ok=True)
-    extractor, split, info = EffLite0(resolution), load_split(prepared, "test"), load_info(prepared)
-    model = load_model(model_dir).eval()
-    rows = np.arange(min(len(split), POOL // 3))
+class Onlooker:
+    """Sees images as an evaluation does, and looks for them among the training photos."""
 
-    def of(chunks: Iterator[Tensor], name: str, total: int) -> Tensor:
-        kept = folder / f"{name}.npy"
-        if not kept.exists():
-            found = extract(extractor, chunks, total=total, batch_size=25, label=name).features_ND
-            np.save(kept, found.numpy())
-        return torch.from_numpy(np.load(kept))
+    def __init__(self, prepared: Path, model_dir: Path, resolution: int, pool: int) -> None:
+        self.extractor, self.info = EffLite0(resolution), load_info(prepared)
+        self.train, self.test = load_split(prepared, "train"), load_split(prepared, "test")
+        self.model = load_model(model_dir).eval()
+        self.photos = index_photos(self.train)
+        shuffled_N = np.random.default_rng(SEED).permutation(len(self.train))
+        self.copied_N, searched_N = shuffled_N[:COPIES], shuffled_N[:pool]
+        self.train_ND = self._features(torch.cat(list(real_images(self.train, searched_N))), "train").features_ND
+        self.held_out_N = np.arange(min(len(self.test), pool // 3))
+        self.conditions_NA = self.test.conditions_NA[np.resize(self.held_out_N, pool)]
 
-    def generated(count: int, seed: int) -> Iterator[Tensor]:
-        conditions_NA = split.conditions_NA[np.resize(rows, count)]
-        return iter(Samples(model, conditions_NA, info.image_shape, seed))
+    def pools(self) -> tuple[Seen, Seen, Seen]:
+        """Real photos, generated images, and training photos with noise."""
+        generated = Samples(self.model, self.conditions_NA, self.info.image_shape, SEED)
+        return (
+            self._see(torch.cat(list(real_images(self.test, self.held_out_N))), "real"),
+            self._see(torch.cat(list(generated)), "generated"),
+            self._see(noised(torch.from_numpy(self.train.gather(self.copied_N))), "copies"),
+        )
 
-    return (
-        of(real_images(split, rows), "real", len(rows)),
-        of(generated(POOL, SEED), "generated", POOL),
-        of(map(noised, generated(NOISED, SEED + 1)), "noised", NOISED),
-    )
+    def _features(self, images_NCHW: Tensor, label: str) -> Features:
+        chunks, total = images_NCHW.split(100), len(images_NCHW)
+        return extract(self.extractor, chunks, total=total, batch_size=50, label=label, pairs=True)
+
+    def _see(self, images_NCHW: Tensor, label: str) -> Seen:
+        found = self._features(images_NCHW, label)
+        near_NK = nearest_distances(found.features_ND, self.train_ND, NEIGHBOURS + 1)
+        pixels_NK = nearest_photos(images_NCHW, self.photos).distances_NK
+        relative_N, pixels_N = relative_distances(near_NK), relative_distances(pixels_NK)
+        return Seen(found.features_ND, found.pair_distances, relative_N, pixels_N)
 
 
 def noised(images_NCHW: Tensor) -> Tensor:
@@ -66,15 +78,40 @@ def noised(images_NCHW: Tensor) -> Tensor:
     return (images_NCHW + noise).clamp(0, 255).to(torch.uint8)
 
 
-def draw(real: Tensor, generated: Tensor, noised: Tensor, images: int, share: float, trials: int) -> Iterator[Trial]:
-    generator = torch.Generator().manual_seed(0)
+def kept_pools(args: argparse.Namespace, resolution: int) -> tuple[Seen, Seen, Seen]:
+    """From the folder, if they are there."""
+    kept = args.folder / f"pools-{args.pool}.pt"
+    if not kept.exists():
+        args.folder.mkdir(parents=True, exist_ok=True)
+        torch.save([vars(seen) for seen in Onlooker(args.prepared, args.model, resolution, args.pool).pools()], kept)
+    real, generated, copies = (Seen(**found) for found in torch.load(kept, weights_only=True))
+    return real, generated, copies
+
+
+def of_pairs(seen: Seen, pairs: Tensor) -> Seen:
+    """Images 2i and 2i + 1 of each pair i, side by side."""
+    rows_N = torch.stack([2 * pairs, 2 * pairs + 1], dim=1).flatten()
+    pixels_N, relative_N = seen.relative_pixels_N, seen.relative_features_N
+    assert pixels_N is not None
+    assert relative_N is not None
+    return Seen(seen.features_ND[rows_N], seen.pair_distances[pairs], relative_N[rows_N], pixels_N[rows_N])
+
+
+def joined(first: Seen, second: Seen) -> Seen:
+    known = (name for name, found in vars(first).items() if found is not None)
+    return Seen(**{name: torch.cat([getattr(first, name), getattr(second, name)]) for name in known})
+
+
+def draw(real: Seen, generated: Seen, copies: Seen, images: int, share: float, trials: int) -> Iterator[Trial]:
+    generator, pairs = torch.Generator().manual_seed(0), images // 2
+    both, total, copied = joined(generated, copies), len(generated.pair_distances), len(copies.pair_distances)
     for _ in range(trials):
-        order = torch.randperm(len(generated), generator=generator)
-        champion, equal, worse = (generated[order[place * images : (place + 1) * images]] for place in range(3))
-        bad = torch.rand(images, generator=generator) < share
-        worse[bad] = noised[torch.randint(len(noised), (int(bad.sum()),), generator=generator)]
-        chosen = torch.randperm(len(real), generator=generator)[:images]
-        yield Trial(real[chosen], champion, equal, worse)
+        order = torch.randperm(total, generator=generator)
+        champion, equal, worse = (order[place * pairs : (place + 1) * pairs] for place in range(3))
+        bad = torch.rand(pairs, generator=generator) < share
+        worse[bad] = total + torch.randint(copied, (int(bad.sum()),), generator=generator)
+        chosen = torch.randperm(len(real.pair_distances), generator=generator)[:pairs]
+        yield Trial(of_pairs(real, chosen), *(of_pairs(both, rows) for rows in (champion, equal, worse)))
 
 
 def table(found: dict[str, Rates]) -> str:
@@ -98,27 +135,28 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--trials", type=int, default=200)
     parser.add_argument("--images", type=int, default=1000, help="of each kind in a trial, at most a third of the pool")
+    parser.add_argument("--pool", type=int, default=15_000, help="generated images")
     parser.add_argument("--features", type=int, default=1280)
-    parser.add_argument("--share", type=float, default=0.05, help="of the worse model's images that have noise")
+    parser.add_argument("--share", type=float, default=0.05, help="of the worse model's images that are copies")
     parser.add_argument("--threads", type=int, default=2)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     settings = load_settings(PROJECT / "params.yaml").evaluate
-    real, generated, noisy = pools(args.prepared, args.model, args.folder, settings.resolution)
-    if args.images * 3 > len(generated) or args.images > len(real):
-        raise SystemExit(f"--images is {args.images}; there are {len(real)} real and {len(generated)} generated images")
+    pools = kept_pools(args, settings.resolution)
+    real, generated, copies = (replace(seen, features_ND=seen.features_ND[:, : args.features]) for seen in pools)
+    if args.images * 3 > len(generated.features_ND) or args.images > len(real.features_ND):
+        there = f"{len(real.features_ND)} real and {len(generated.features_ND)} generated images"
+        raise SystemExit(f"--images is {args.images}; there are {there}")
     started = time.perf_counter()
 
     def measured(trials: Iterator[Trial]) -> Iterator[Found]:
         for number, trial in enumerate(trials):
-            groups_N = deal_groups(torch.zeros(len(trial.real_ND), dtype=torch.int64), number)
-            yield measure_features(trial, groups_N, settings)
+            groups_N = deal_groups(torch.zeros(len(trial.real.features_ND), dtype=torch.int64), number)
+            yield measure_seen(trial, groups_N, settings)
             if (number + 1) % 20 == 0:
                 print(f"{number + 1} trials, {time.perf_counter() - started:.0f} s", flush=True)
 
-    real, generated, noisy = (pool[:, : args.features] for pool in (real, generated, noisy))
-    trials = draw(real, generated, noisy, args.images, args.share, args.trials)
-    found = rates_of(measured(trials))
+    found = rates_of(measured(draw(real, generated, copies, args.images, args.share, args.trials)))
     head = f"{args.trials} trials, {args.images} images, {args.features} features, share {args.share:g}"
     print(f"\n{head}\n\n{table(found)}")
 

@@ -11,10 +11,11 @@ from components.copying.measure import (
     Looked,
     TrainingPhotos,
     measure_copying,
+    share_of_copies,
     share_of_duplicates,
 )
 from components.features import EffLite0
-from components.measurement import GROUPS, T_95
+from components.measurement import GROUPS, T_95, share_error
 from components.metrics.groups import deal_groups
 from components.settings import CopyingSettings
 from tests.random_features import normal
@@ -139,6 +140,21 @@ def test_no_duplicates_among_few_images_is_no_certainty() -> None:
     # Wilson's of 0 of 40.
     assert found.interval[1] == pytest.approx(1.96**2 / (40 + 1.96**2), rel=1e-3)
     assert found.interval[1] == pytest.approx(found.least_error * T_95)
+
+
+def test_a_threshold_on_copies_is_seldom_passed_by_luck() -> None:
+    """Of 300 held-out photos three decide where the limit is, and how many of the nearer images lie within it."""
+    count, trials = 300, 200
+    groups = deal_groups(torch.zeros(count, dtype=torch.int64), 0)
+    found = [
+        share_of_copies(0.78 + 0.07 * nearer_N, 0.85 + 0.07 * held_N, groups, 0.01)
+        for nearer_N, held_N in (normal(seed, 2, count) for seed in range(trials))
+    ]
+    truth = sum(estimate.value for estimate in found) / trials
+    assert sum(estimate.interval is not None and estimate.interval[1] < truth for estimate in found) <= 0.025 * trials
+    # And the interval is not wide without reason: plain copies are as sure as any share.
+    plain = share_of_copies(torch.arange(count) % 2 + 0.0, torch.linspace(0.5, 1, count), groups, 0.01)
+    assert plain.least_error == share_error(0.5, count)
 
 
 def test_replicates_leave_a_group_out_of_both(network: EffLite0, train: TrainingPhotos, held_out: Looked) -> None:
