@@ -8,12 +8,20 @@ from components.registry.explaining import UNKNOWN, Explanation, Fact
 from components.registry.figures import Figure
 
 WIDTH = 100
-"""Columns; only an address may be longer, since nobody could follow a broken one."""
+"""Columns; only an address or a parameter may be longer, since nobody could follow or copy a broken one."""
 
 HEAD = ("metric", "value", "95% interval", "real photos reach", "champion", "asked")
-PLACES = {"version": ("page",), "code": ("git commit",), "data": ("dataset", "quality report"), "training": ("run",)}
+PLACES = {
+    "version": ("page",),
+    "code": ("git commit",),
+    "data": ("dataset", "quality report"),
+    "training": ("run",),
+    "flow": ("flow run",),
+    "artifacts": ("model", "run's files", "journal"),
+}
 """By section, the facts that are shown with their addresses."""
 LAST_DECISIONS = 5
+NO_BREAK = "\N{NO-BREAK SPACE}"
 
 
 def explained(found: Explanation) -> list[str]:
@@ -29,6 +37,8 @@ def explained(found: Explanation) -> list[str]:
     for fact in decisions[-LAST_DECISIONS:]:
         lines += _wrapped(fact.name.split(" ", 1)[0], f"{fact.name.split(' ', 1)[1]}: {fact.value}")
     lines += ["", "Where to look", *_places(found)]
+    params = [f"{fact.name}={fact.value}" for fact in found.sections["params"]]
+    lines += ["", "Parameters" if params else "No parameters were noted", *_listed(params)]
     return [*lines, "", f"All of it: vitrine explain {found.name} {found.version} --json"]
 
 
@@ -39,6 +49,16 @@ def _value(facts: Iterable[Fact], name: str) -> str:
 def _wrapped(label: str, text: str) -> list[str]:
     start = f"  {label:<14} "
     return textwrap.wrap(text, WIDTH, initial_indent=start, subsequent_indent=" " * len(start)) or [start.rstrip()]
+
+
+def _listed(texts: Sequence[str]) -> list[str]:
+    """As many in a line as fit; none is torn where its words could be taken for another's."""
+    # A no-break space holds a text together until its lines are made.
+    together = "  ".join(text.replace(" ", NO_BREAK) for text in texts)
+    lines = textwrap.wrap(
+        together, WIDTH, initial_indent="  ", subsequent_indent="  ", break_on_hyphens=False, break_long_words=False
+    )
+    return [line.replace(NO_BREAK, " ") for line in lines]
 
 
 def _figures(figures: Sequence[Figure]) -> Iterator[str]:
@@ -96,8 +116,6 @@ def _places(found: Explanation) -> Iterator[str]:
         for fact in found.sections[section]:
             if fact.name in names:
                 yield from _place(fact.name, fact.value if fact.value != fact.link else "", fact.link)
-    for fact in found.sections["flow"]:
-        yield from _place(fact.name, fact.value, fact.link)
 
 
 def _place(label: str, text: str, link: str | None) -> Iterator[str]:

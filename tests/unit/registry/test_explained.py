@@ -1,5 +1,6 @@
 """Figures behind a verdict, and how they are told in a terminal, on a form and in a list."""
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -41,6 +42,8 @@ CANDIDATE = measurement(
     {"dress": {"condition_fidelity": estimate(0.9, 0.01)}, "bag|x": {"condition_fidelity": estimate(0.25, 0.01)}},
 )
 CHAMPION = measurement({"fd_efflite0": estimate(14.25, 0.5), "recall_efflite0": estimate(0.5, 0.01)})
+
+PARAMS = {f"train.gan.setting_{number:02}": f"value of {number}" for number in range(12)} | {"seed": "7"}
 
 
 def figures() -> tuple[Figure, ...]:
@@ -98,6 +101,7 @@ def judged_with_figures(tmp_path: Path) -> tuple[str, str]:
         mlflow.log_metrics(
             {"evaluation/fd_efflite0": 9.0, "evaluation_interval/fd_efflite0.low": 8.0, "evaluation/fd_efflite0/x": 1.0}
         )
+        mlflow.log_params(PARAMS)
     run_id = str(run.info.run_id)
     version = register(b"one", **{"vitrine.mlflow_run": run_id, "vitrine.git_commit": "c0ffee"})
     record_verdict(
@@ -127,7 +131,25 @@ def test_an_explanation_leads_with_what_people_look_for(tmp_path: Path) -> None:
     assert "  By category 1 of 2 checks are met:" in lines
     assert any("http://mlflow/report" in line for line in lines)
     assert any("c0ffee" in line for line in lines)
-    assert not [line for line in lines if len(line) > WIDTH]
+    assert explained(found)[-2:] == ["", f"All of it: vitrine explain {NAME} {version} --json"]
+    assert not [line for line in lines if len(line) > WIDTH and "://" not in line]
+
+
+@pytest.mark.usefixtures("project")
+def test_an_explanation_names_parameters_and_places(tmp_path: Path) -> None:
+    version, run_id = judged_with_figures(tmp_path)
+    client = MlflowClient()
+    lines = explained(explain(NAME, version))
+    start = lines.index("Parameters") + 1
+    listed = lines[start : lines.index("", start)]
+    # All of them in order, none torn apart, several in a line.
+    found = [text for line in listed for text in line.strip().split("  ")]
+    assert found == [f"{key}={PARAMS[key]}" for key in sorted(PARAMS)]
+    assert len(listed) < len(PARAMS) / 2
+    places = "\n".join(lines[lines.index("Where to look") : start])
+    assert client.get_model_version_download_uri(NAME, version) in places
+    assert client.get_run(run_id).info.artifact_uri in places
+    assert re.search(r"^  journal +experiment", places, re.MULTILINE)
 
 
 @pytest.mark.usefixtures("project")
