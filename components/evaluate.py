@@ -12,6 +12,7 @@ from components.dataset import DatasetInfo, load_info, load_split
 from components.errors import InputError
 from components.files import write_json, written_whole
 from components.generative import ModelCard, load_card, load_model
+from components.glossary import possible
 from components.measurement import Estimate, Estimates, Measurement, write_measurement
 from components.measuring import measure_model
 from components.memory import keep_freed_memory
@@ -89,7 +90,7 @@ def log_measurement(measurement: Measurement, pictures_dir: Path) -> None:
         for name, found in metrics.items():
             named[f"evaluation/{name}/{metric_name(category)}" if category else f"evaluation/{name}"] = found.value
             if found.interval is not None and not category:
-                low, high = found.interval
+                low, high = possible(name, found.interval)
                 named |= {f"evaluation_interval/{name}.low": low, f"evaluation_interval/{name}.high": high}
     mlflow.log_metrics({name: value for name, value in named.items() if math.isfinite(value)})
     mlflow.set_tag("vitrine.protocol", measurement.protocol)
@@ -120,13 +121,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             log_measurement(measurement, args.pictures)
         print(f"{args.model}: measured with {measurement.protocol}", flush=True)
         for name, found in measurement.metrics.items():
-            print(f"{args.model}: {name} = {_told(found)}", flush=True)
+            print(f"{args.model}: {name} = {_told(name, found)}", flush=True)
 
 
-def _told(found: Estimate) -> str:
+def _told(name: str, found: Estimate) -> str:
     if found.interval is None:
         return f"{found.value:.6g}"
-    low, high = found.interval
+    low, high = possible(name, found.interval)
     floor = "" if found.floor is None else f", real photos {found.floor:.4g}"
     return f"{found.value:.6g} ({low:.4g} to {high:.4g}{floor})"
 

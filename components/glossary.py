@@ -19,7 +19,8 @@ class Told:
         group: one of GROUPS.
         better: what a better model has; None if it cannot be said.
         sentence: what it measures.
-        bounded: it is a share, from 0 to 1.
+        bounded: it is drawn on a scale from 0 to 1.
+        least, most: what it can be at all.
     """
 
     title: str
@@ -27,6 +28,8 @@ class Told:
     better: Better | None
     sentence: str
     bounded: bool = False
+    least: float = -math.inf
+    most: float = math.inf
 
 
 _TOLD: tuple[tuple[str, Told], ...] = (
@@ -47,6 +50,7 @@ _TOLD: tuple[tuple[str, Told], ...] = (
             "lower",
             "How far the features of generated images lie from those of real ones, as two normal distributions. "
             "Few images push it up, so only equal numbers of images can be compared.",
+            least=0,
         ),
     ),
     (
@@ -66,12 +70,19 @@ _TOLD: tuple[tuple[str, Told], ...] = (
             "Likeness",
             "higher",
             "Whether a classifier is sure of each image and sees many classes over all; it never looks at real photos.",
+            least=1,
         ),
     ),
     (
         r"precision_\w+",
         Told(
-            "Precision", "Likeness", "higher", "Share of generated images that lie where real photos lie.", bounded=True
+            "Precision",
+            "Likeness",
+            "higher",
+            "Share of generated images that lie where real photos lie.",
+            bounded=True,
+            least=0,
+            most=1,
         ),
     ),
     (
@@ -82,6 +93,7 @@ _TOLD: tuple[tuple[str, Told], ...] = (
             "higher",
             "How many real photos' neighbourhoods a generated image lies in, less easily fooled by outliers than "
             "precision; about 1 for real photos, and it may be more.",
+            least=0,
         ),
     ),
     (
@@ -91,15 +103,30 @@ _TOLD: tuple[tuple[str, Told], ...] = (
             "Likeness",
             "near 1",
             "Fine detail of generated images over that of real photos: below 1 they are blurred, above 1 noisy.",
+            least=0,
         ),
     ),
     (
         r"nonfinite_samples",
-        Told("Broken images", "Likeness", "lower", "Generated images that hold NaN or infinity; one is too many."),
+        Told(
+            "Broken images",
+            "Likeness",
+            "lower",
+            "Generated images that hold NaN or infinity; one is too many.",
+            least=0,
+        ),
     ),
     (
         r"recall_\w+",
-        Told("Recall", "Variety", "higher", "Share of real photos that lie where generated images lie.", bounded=True),
+        Told(
+            "Recall",
+            "Variety",
+            "higher",
+            "Share of real photos that lie where generated images lie.",
+            bounded=True,
+            least=0,
+            most=1,
+        ),
     ),
     (
         r"coverage_\w+",
@@ -109,6 +136,8 @@ _TOLD: tuple[tuple[str, Told], ...] = (
             "higher",
             "Share of real photos with a generated image in their neighbourhood: what is never made lowers it.",
             bounded=True,
+            least=0,
+            most=1,
         ),
     ),
     (
@@ -119,11 +148,18 @@ _TOLD: tuple[tuple[str, Told], ...] = (
             "near 1",
             "How much images of one condition differ from each other, over how much real photos do: near 0 they "
             "are all the same.",
+            least=0,
         ),
     ),
     (
         r"diversity",
-        Told("Diversity", "Variety", "higher", "How much two images of one condition differ to a feature network."),
+        Told(
+            "Diversity",
+            "Variety",
+            "higher",
+            "How much two images of one condition differ to a feature network.",
+            least=0,
+        ),
     ),
     (
         r"condition_fidelity(_\w[\w ]*)?",
@@ -134,6 +170,8 @@ _TOLD: tuple[tuple[str, Told], ...] = (
             "Share of generated images in which a classifier trained on real photos finds what was asked for; what "
             "real photos reach is how often it is right on those.",
             bounded=True,
+            least=0,
+            most=1,
         ),
     ),
     (
@@ -144,6 +182,8 @@ _TOLD: tuple[tuple[str, Told], ...] = (
             "lower",
             "Share of generated images nearer to a training photo, to a feature network, than nearly all held-out "
             "photos are.",
+            least=0,
+            most=1,
         ),
     ),
     (
@@ -153,6 +193,8 @@ _TOLD: tuple[tuple[str, Told], ...] = (
             "Copying",
             "lower",
             "The same by pixels, also where a photo was flipped, shifted or recoloured.",
+            least=0,
+            most=1,
         ),
     ),
     (
@@ -172,6 +214,8 @@ _TOLD: tuple[tuple[str, Told], ...] = (
             "Copying",
             "lower",
             "Share of generated images that have a near twin among the others.",
+            least=0,
+            most=1,
         ),
     ),
     (
@@ -181,6 +225,7 @@ _TOLD: tuple[tuple[str, Told], ...] = (
             "Reconstruction",
             "higher",
             "How exactly photos come back from encoder and decoder, in dB.",
+            least=0,
         ),
     ),
     (
@@ -191,6 +236,8 @@ _TOLD: tuple[tuple[str, Told], ...] = (
             "higher",
             "How well the structure of photos comes back from encoder and decoder; 1 is perfect.",
             bounded=True,
+            least=-1,
+            most=1,
         ),
     ),
 )
@@ -211,6 +258,21 @@ def badness(metric: str, value: float) -> float | None:
     if wanted is None:
         return None
     return {"lower": value, "higher": -value, "near 0": abs(value), "near 1": abs(value - 1)}[wanted]
+
+
+def shown_interval(metric: str, ends: tuple[float, float] | None) -> str:
+    """An interval for people, no end beyond what the metric can be; decisions are made on the ends as they are."""
+    if ends is None:
+        return "none"
+    low, high = possible(metric, ends)
+    return f"{shown(low)} to {shown(high)}"
+
+
+def possible(metric: str, ends: tuple[float, float]) -> tuple[float, float]:
+    """The same interval, cut where the metric ends: a share of 0 is no less than 0."""
+    words = told(metric)
+    low, high = (min(max(end, words.least), words.most) for end in ends)
+    return low, high
 
 
 def shown(value: float | None) -> str:

@@ -14,6 +14,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 from components.errors import InputError
+from components.glossary import possible
 from components.measurement import GROUPS, Estimate, Estimates, Measurement
 from components.protocol import assert_comparable, assert_known
 from components.settings import ChampionCheck, GateCheck, GatePolicy
@@ -223,8 +224,9 @@ def _hold(metrics: Estimates, check: GateCheck, kind: Kind, category: str | None
     )
     if not missed:
         return result, ""
+    first, last = possible(check.metric, (low, high))
     asked = f"is not surely {'at most' if upper else 'at least'} {threshold:g}"
-    return result, f"{place}: {estimate.value:.4g}, 95% interval {low:.4g} to {high:.4g}, {asked}"
+    return result, f"{place}: {estimate.value:.4g}, 95% interval {first:.4g} to {last:.4g}, {asked}"
 
 
 def _compare(candidate: Estimates, baseline: Baseline, check: ChampionCheck) -> tuple[CheckResult, str]:
@@ -263,7 +265,8 @@ def _difference(mine: Estimate, theirs: Estimate, check: ChampionCheck) -> Estim
         return sign * (candidate - champion) - margin
 
     pairs = zip(mine.replicates, theirs.replicates, strict=True)
-    # Both are shares of images drawn apart; a relative margin moves with the champion's.
+    # The images were drawn apart; of what both have in common, the real photos, this makes too much, never too little.
+    # A relative margin moves with the champion's.
     least = math.hypot(mine.least_error, (beyond(0.0, 1.0) - beyond(0.0, 0.0)) * theirs.least_error)
     found = tuple(beyond(one, other) for one, other in pairs)
     return Estimate(beyond(mine.value, theirs.value), found, least_error=least)

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from components.generative import CARD, WEIGHTS
-from components.glossary import shown, told
+from components.glossary import shown, shown_interval, told
 from components.measurement import Estimate
 from components.model_card.facts import ModelFacts
 from components.model_card.limits import limits_of
@@ -152,7 +152,7 @@ def _results(facts: ModelFacts) -> str:
         return "Unknown."
     header = ("metric", "value", "95% interval", "real photos reach", "better")
     rows = [
-        (f"{plain(told(name).title)} {code(name)}", *_shown(found), told(name).better or UNKNOWN)
+        (f"{plain(told(name).title)} {code(name)}", *_shown(name, found), told(name).better or UNKNOWN)
         for name, found in facts.measurement.metrics.items()
     ]
     parts = [
@@ -163,28 +163,30 @@ def _results(facts: ModelFacts) -> str:
     if by_category:
         metrics = list(dict.fromkeys(name for found in by_category.values() for name in found))
         cells = [
-            (plain(category), *(_cell(found.get(name)) for name in metrics)) for category, found in by_category.items()
+            (plain(category), *(_cell(name, found.get(name)) for name in metrics))
+            for category, found in by_category.items()
         ]
         parts.append(table(("category", *(code(name) for name in metrics)), cells))
     return "\n\n".join(parts)
 
 
-def _shown(found: Estimate) -> tuple[str, str, str]:
-    ends = found.interval
-    interval = "none" if ends is None else f"{shown(ends[0])} to {shown(ends[1])}"
+def _shown(name: str, found: Estimate) -> tuple[str, str, str]:
+    interval = shown_interval(name, found.interval)
     return shown(found.value), interval, UNKNOWN if found.floor is None else shown(found.floor)
 
 
-def _cell(found: Estimate | None) -> str:
+def _cell(name: str, found: Estimate | None) -> str:
     if found is None:
         return "missing"
-    value, interval, _ = _shown(found)
+    value, interval, _ = _shown(name, found)
     return f"{value} ({interval})"
 
 
 def _ethics(facts: ModelFacts) -> str:
     metrics = facts.measurement.metrics if facts.measurement is not None else {}
-    copying = [f"{told(name).title.lower()} {_cell(found)}" for name, found in metrics.items() if _is_copying(name)]
+    copying = [
+        f"{told(name).title.lower()} {_cell(name, found)}" for name, found in metrics.items() if _is_copying(name)
+    ]
     lines = [
         f"Copies of training photos: {'; '.join(copying) or UNKNOWN}.",
         "What the licences listed above allow is for who uses the images to judge. Whether photos show people, "

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping
 
-from components.glossary import badness, shown, told
+from components.glossary import badness, shown, shown_interval, told
 from components.measurement import Estimate, Measurement
 
 SMALL_SPLIT, FEW_PHOTOS = 1000, 50
@@ -54,7 +54,7 @@ def _of_all(metrics: Mapping[str, Estimate]) -> Iterator[str]:
             yield f"{told(name).title} ({name}) could not be computed: {shown(found.value)}."
         if (fault := _fault(name, found)) is not None:
             floor = "" if found.floor is None else f"; real photos reach {shown(found.floor)}"
-            yield f"It {fault}: {told(name).title.lower()} is {_with_interval(found)}{floor}."
+            yield f"It {fault}: {told(name).title.lower()} is {_with_interval(name, found)}{floor}."
     unsure = [name for name, found in metrics.items() if math.isfinite(found.value) and found.interval is None]
     if unsure:
         yield f"Without an interval, so only a hint: {', '.join(unsure)}."
@@ -104,6 +104,5 @@ def _missed_condition(name: str, found: Estimate, overall: Estimate | None) -> s
     )
 
 
-def _with_interval(found: Estimate) -> str:
-    assert found.interval is not None  # a fault has one
-    return f"{shown(found.value)}, 95% interval {shown(found.interval[0])} to {shown(found.interval[1])}"
+def _with_interval(name: str, found: Estimate) -> str:
+    return f"{shown(found.value)}, 95% interval {shown_interval(name, found.interval)}"

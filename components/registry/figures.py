@@ -17,7 +17,7 @@ from mlflow.entities import Run
 
 from components.errors import InputError
 from components.files import write_json
-from components.glossary import shown, told
+from components.glossary import shown, shown_interval, told
 from components.measurement import Estimate, Measurement
 from components.registry.entries import as_markdown
 from components.registry.marking import folder_of
@@ -56,7 +56,7 @@ class Figure:
     @property
     def interval(self) -> str:
         """In words."""
-        return "none" if self.low is None or self.high is None else f"{shown(self.low)} to {shown(self.high)}"
+        return shown_interval(self.metric, None if self.low is None or self.high is None else (self.low, self.high))
 
 
 def figures_of(verdict: Mapping[str, Any], measured: Measurement, champion: Measurement | None) -> tuple[Figure, ...]:

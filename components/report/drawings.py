@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from components.glossary import possible, told
 from components.measurement import Estimate
 
 WIDTH, EDGE = 320.0, 8.0
@@ -48,25 +49,27 @@ class Drawing:
     ends: tuple[float, float]
 
 
-def drawing_of(estimate: Estimate, champion: Estimate | None, limits: Sequence[Limit], bounded: bool) -> Drawing | None:
+def drawing_of(estimate: Estimate, champion: Estimate | None, limits: Sequence[Limit], metric: str) -> Drawing | None:
     """The drawing, or None of a value that is no finite number.
 
     Args:
-        bounded: the metric is a share: the scale is from 0 to 1.
+        metric: its name; of some the scale is always from 0 to 1, and no interval goes beyond what it can be.
     """
     if not math.isfinite(estimate.value):
         return None
     rival = champion if champion is not None and math.isfinite(champion.value) else None
     floor = estimate.floor if estimate.floor is not None and math.isfinite(estimate.floor) else None
-    low, high = (0.0, 1.0) if bounded else _scale([estimate, *([rival] if rival else [])], floor, limits)
+    low, high = (
+        (0.0, 1.0) if told(metric).bounded else _scale([estimate, *([rival] if rival else [])], floor, limits, metric)
+    )
 
     def place(value: float) -> float:
         share = min(max((value - low) / (high - low), 0.0), 1.0)
         return round(EDGE + share * (WIDTH - 2 * EDGE), 1)
 
     def mark(shown: Estimate) -> Mark:
-        ends = shown.interval
-        return Mark(place(shown.value), *((None, None) if ends is None else (place(ends[0]), place(ends[1]))))
+        ends = map(place, possible(metric, shown.interval)) if shown.interval is not None else (None, None)
+        return Mark(place(shown.value), *ends)
 
     wrong = [
         (place(limit.value), WIDTH) if limit.direction == "at_most" else (0.0, place(limit.value)) for limit in limits
@@ -81,9 +84,12 @@ def drawing_of(estimate: Estimate, champion: Estimate | None, limits: Sequence[L
     )
 
 
-def _scale(estimates: Sequence[Estimate], floor: float | None, limits: Sequence[Limit]) -> tuple[float, float]:
+def _scale(
+    estimates: Sequence[Estimate], floor: float | None, limits: Sequence[Limit], metric: str
+) -> tuple[float, float]:
     """Ends of a scale that holds all of it, and zero unless that is far away."""
-    values = [end for estimate in estimates for end in (estimate.value, *(estimate.interval or ()))]
+    values = [estimate.value for estimate in estimates]
+    values += [end for shown in estimates if shown.interval is not None for end in possible(metric, shown.interval)]
     values += [limit.value for limit in limits] + ([] if floor is None else [floor])
     low, high = min(values), max(values)
     low, high = (0.0, high) if 0 <= low < high / 2 else (low, high)

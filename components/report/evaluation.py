@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from PIL import Image
 
 from components.errors import InputError
-from components.glossary import GROUPS, Told, badness, shown, told
+from components.glossary import GROUPS, Told, badness, shown, shown_interval, told
 from components.measurement import GROUPS as REPLICATES
 from components.measurement import Estimate, Estimates, Measurement
 from components.report.drawings import Drawing, Limit, drawing_of
@@ -162,6 +162,7 @@ def _sections(page: EvaluationPage) -> dict[str, Any]:
         "facts": page.facts,
         "told": told,
         "shown": shown,
+        "shown_interval": shown_interval,
         "is_link": is_link,
         "surely": surely,
     }
@@ -187,7 +188,7 @@ def _rows(measured: Measurement, page: EvaluationPage) -> list[Row]:
             if check["direction"] in ("at_most", "at_least")
         ]
         difference = None if champion is None else _difference(estimate, champion)
-        drawing = drawing_of(estimate, champion, limits, words.bounded)
+        drawing = drawing_of(estimate, champion, limits, metric)
         rows.append(Row(metric, words, estimate, checks, champion, difference, drawing))
     return rows
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from components.glossary import GROUPS, shown, told
+from components.glossary import GROUPS, shown, shown_interval, told
 from components.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -54,6 +54,31 @@ def test_the_data_copying_test_is_best_at_neither_end() -> None:
 
 def test_an_unknown_metric_keeps_its_name() -> None:
     assert (told("new").title, told("new").group, told("new").better) == ("new", "Other", None)
+
+
+@pytest.mark.parametrize(
+    ("metric", "ends", "text"),
+    [
+        ("copies_by_pixels", (-0.004, 0.004), "0 to 0.004"),
+        ("duplicates", (-0.5, 0.25), "0 to 0.25"),
+        ("recall_efflite0", (0.75, 1.25), "0.75 to 1"),
+        ("condition_fidelity_color", (0.5, 1.5), "0.5 to 1"),
+        ("density_efflite0", (-0.5, 1.5), "0 to 1.5"),
+        ("is_efflite0", (0.5, 2.5), "1 to 2.5"),
+        ("reconstruction_ssim", (-0.5, 1.5), "−0.5 to 1"),
+        # Unbiased, or extrapolated: either may be less than 0.
+        ("kd_efflite0", (-0.5, 0.25), "−0.5 to 0.25"),
+        ("fd_inf_efflite0", (-0.5, 0.25), "−0.5 to 0.25"),
+        ("fid", (-0.5, 0.25), "0 to 0.25"),
+        ("copying_ct", (-4.0, 4.0), "−4 to 4"),
+        ("new", (-4.0, 4.0), "−4 to 4"),
+        ("recall_efflite0", None, "none"),
+    ],
+)
+def test_an_interval_is_shown_within_what_a_metric_can_be(
+    metric: str, ends: tuple[float, float] | None, text: str
+) -> None:
+    assert shown_interval(metric, ends) == text
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from components.measurement import Estimate
+from components.measurement import GROUPS, Estimate
 from components.report.drawings import EDGE, WIDTH, Limit, drawing_of
 from tests.measurements import estimate
 
@@ -15,7 +15,7 @@ def test_a_drawing_puts_everything_in_its_place() -> None:
         estimate(0.5, 0.05, floor=0.75),
         estimate(0.25, 0),
         [Limit(0.4, "at_least"), Limit(0.9, "at_most")],
-        bounded=True,
+        "precision_efflite0",
     )
     assert drawn is not None
     assert drawn.ends == (0, 1)
@@ -36,16 +36,27 @@ def test_a_drawing_puts_everything_in_its_place() -> None:
 )
 def test_a_scale_holds_all_and_begins_at_zero_if_that_is_near(value: float, limit: float | None, start: float) -> None:
     limits = [] if limit is None else [Limit(limit, "at_most")]
-    drawn = drawing_of(Estimate(value), None, limits, bounded=False)
+    drawn = drawing_of(Estimate(value), None, limits, "new")
     assert drawn is not None
     assert drawn.ends[0] == pytest.approx(start)
     assert drawn.ends[1] > max(value, -math.inf if limit is None else limit)
     assert drawn.model.low is None
 
 
+def test_no_interval_is_drawn_beyond_what_a_metric_can_be() -> None:
+    """A share of 0 whose scale is not always from 0 to 1."""
+    none = Estimate(0.0, (0.0,) * GROUPS, least_error=0.002)
+    drawn = drawing_of(none, None, [Limit(0.1, "at_most")], "copies_by_pixels")
+    assert drawn is not None
+    assert drawn.ends[0] == 0
+    assert drawn.model.low == drawn.model.at == EDGE
+    assert drawn.model.high is not None
+    assert drawn.model.high > EDGE
+
+
 def test_what_is_not_finite_is_left_out_of_a_drawing() -> None:
-    assert drawing_of(Estimate(math.nan), None, [], bounded=False) is None
-    drawn = drawing_of(Estimate(1.0, floor=math.inf), Estimate(math.nan), [], bounded=False)
+    assert drawing_of(Estimate(math.nan), None, [], "new") is None
+    drawn = drawing_of(Estimate(1.0, floor=math.inf), Estimate(math.nan), [], "new")
     assert drawn is not None
     assert drawn.floor is None
     assert drawn.champion is None
