@@ -4,7 +4,6 @@ Each generated image has the conditions of one of the real photos, so that both 
 distribution of categories.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from components.generative import GenerativeModel, Reconstructs
 from components.measurement import GROUPS, Estimate, Estimates, Measurement
 from components.metrics.diversity import measure_diversity
 from components.metrics.fidelity import measure_fidelity
+from components.metrics.groups import UNKNOWN
 from components.metrics.reconstruction import reconstruction_estimates
 from components.metrics.sharpness import laplacian_variance, sharpness_ratio
 from components.pictures import ClosePair
@@ -95,13 +95,14 @@ def measure_model(
     copying = _copying(real, generated, references, settings)
     metrics |= copying.metrics
     if generated.nonfinite:
-        unknown = Estimate(math.nan)
-        metrics = dict.fromkeys(metrics, unknown)
-        by_category = {category: dict.fromkeys(found, unknown) for category, found in by_category.items()}
+        metrics, by_category = _unknown(metrics), _each_unknown(by_category)
     # A category without a held-out photo was not measured, which whoever asks by category must see.
     by_category |= {category: {} for category in _categories(references.info) if category not in by_category}
     metrics["nonfinite_samples"] = Estimate(generated.nonfinite, (float(generated.nonfinite),) * GROUPS, 0.0)
-    metrics |= _reconstructed(model, references)
+    reconstructed, of_categories = _reconstructed(model, references)
+    metrics |= reconstructed
+    for category, found in of_categories.items():
+        by_category[category] |= found
     protocol = _protocol(settings, extractor, references).text
     return Measured(
         Measurement(metrics, by_category, protocol, weights_sha256), _pictured(copying.closest, generated, references)
@@ -212,13 +213,21 @@ def _pictured(closest: Sequence[ClosestPair], generated: _Generated, references:
     )
 
 
-def _reconstructed(model: GenerativeModel, references: References) -> Estimates:
-    """PSNR and SSIM of a model that reconstructs; nothing for another."""
+def _reconstructed(model: GenerativeModel, references: References) -> tuple[Estimates, ByCategory]:
+    """PSNR and SSIM of a model that reconstructs, unknown if it makes NaN or infinity; nothing for another."""
     if not isinstance(model, Reconstructs):
-        return {}
+        return {}, {}
     pairs = Reconstructions(model, references.held_out, references.rows)
-    found = reconstruction_estimates(pairs, references.groups_N)
-    return dict.fromkeys(found, Estimate(math.nan)) if pairs.nonfinite else found
+    found, by_category = reconstruction_estimates(pairs, references.groups_N, references.positions)
+    return (_unknown(found), _each_unknown(by_category)) if pairs.nonfinite else (found, by_category)
+
+
+def _unknown(found: Estimates) -> Estimates:
+    return dict.fromkeys(found, UNKNOWN)
+
+
+def _each_unknown(by_category: ByCategory) -> ByCategory:
+    return {category: _unknown(found) for category, found in by_category.items()}
 
 
 def _protocol(settings: EvaluateSettings, extractor: FeatureExtractor, references: References) -> Protocol:

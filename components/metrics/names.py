@@ -23,9 +23,8 @@ OVER_ALL = (
     "copying_ct",
     "duplicates",
     "nonfinite_samples",
-    "reconstruction_psnr",
-    "reconstruction_ssim",
 )
+OF_RECONSTRUCTION = ("reconstruction_psnr", "reconstruction_ssim")
 FIDELITY = "condition_fidelity"
 
 
@@ -40,8 +39,10 @@ class Known:
     """Names of metrics.
 
     Attributes:
-        over_all: of all images; those of reconstructions only of models that reconstruct.
+        over_all: of all images.
         by_category: of each category; none without conditions.
+
+    Those of reconstructions are measured only of models that reconstruct.
     """
 
     over_all: tuple[str, ...]
@@ -56,6 +57,6 @@ def known_metrics(extractor: str, conditions: Sequence[str]) -> Known:
         fidelity += [f"{FIDELITY}_{name}" for name in conditions]
     of_pairs = [names[kind] for kind in OF_PAIRS]
     return Known(
-        (*names.values(), *EVERYWHERE, *fidelity, *OVER_ALL),
-        (*of_pairs, *EVERYWHERE, *fidelity) if conditions else (),
+        (*names.values(), *EVERYWHERE, *fidelity, *OVER_ALL, *OF_RECONSTRUCTION),
+        (*of_pairs, *EVERYWHERE, *fidelity, *OF_RECONSTRUCTION) if conditions else (),
     )

@@ -1,6 +1,6 @@
 """How near reconstructions are to their originals, in pixels."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
@@ -12,18 +12,22 @@ from components.metrics.means import mean_estimate
 WHITE = 255.0
 
 
-def reconstruction_estimates(pairs: Iterable[tuple[Tensor, Tensor]], groups_N: Tensor) -> Estimates:
-    """PSNR in dB of the squared error over all images together, and mean SSIM in -1..1.
+def reconstruction_estimates(
+    pairs: Iterable[tuple[Tensor, Tensor]], groups_N: Tensor, positions: Mapping[str, Tensor]
+) -> tuple[Estimates, dict[str, Estimates]]:
+    """PSNR in dB of the squared error of images together, and mean SSIM in -1..1: of all, and per category.
 
     SSIM: Wang et al., 2004, doi:10.1109/TIP.2003.819861; Gaussian window of deviation 1.5 pixels, borders mirrored.
-    PSNR over all images and not its mean per image, which one perfect image would make infinite.
+    PSNR of images together and not its mean per image, which one perfect image would make infinite.
 
     Args:
         pairs: originals and reconstructions, uint8, (n, C, H, W) each, N in all.
         groups_N: each image's group, in the same order.
+        positions: rows of each category.
 
     Returns:
-        `reconstruction_psnr`, unknown (it is infinite) if all are perfect, and `reconstruction_ssim`.
+        `reconstruction_psnr`, unknown (it is infinite) if all are perfect, and `reconstruction_ssim`, over all and per
+        category.
     """
     # Imported here: it takes a second, and GANs reconstruct nothing.
     from torchmetrics.functional.image import structural_similarity_index_measure
@@ -35,10 +39,16 @@ def reconstruction_estimates(pairs: Iterable[tuple[Tensor, Tensor]], groups_N: T
         similarity = structural_similarity_index_measure(reconstruction, original, data_range=WHITE, reduction="none")
         assert isinstance(similarity, Tensor)  # a pair only if asked for the contrasts too
         similarities.append(similarity)
-    return {
-        "reconstruction_psnr": psnr_estimate(torch.cat(errors), groups_N),
-        "reconstruction_ssim": mean_estimate(torch.cat(similarities), groups_N),
-    }
+    errors_N, similarities_N = torch.cat(errors), torch.cat(similarities)
+
+    def estimates(rows: Tensor) -> Estimates:
+        return {
+            "reconstruction_psnr": psnr_estimate(errors_N[rows], groups_N[rows]),
+            "reconstruction_ssim": mean_estimate(similarities_N[rows], groups_N[rows]),
+        }
+
+    everything = torch.arange(len(errors_N))
+    return estimates(everything), {category: estimates(rows) for category, rows in positions.items()}
 
 
 def psnr_estimate(errors_N: Tensor, groups_N: Tensor) -> Estimate:

@@ -52,6 +52,7 @@ BY_CATEGORY = {
     *("kd_efflite0", "precision_efflite0", "recall_efflite0", "density_efflite0", "coverage_efflite0"),
     *("diversity", "diversity_ratio", "condition_fidelity", "sharpness_ratio"),
 }
+RECONSTRUCTION = {"reconstruction_psnr", "reconstruction_ssim"}
 OVER_ALL = BY_CATEGORY | {
     *("fd_efflite0", "fd_inf_efflite0", "is_efflite0", "copies_by_features", "copies_by_pixels", "copying_ct"),
     *("duplicates", "nonfinite_samples"),
@@ -254,19 +255,29 @@ def test_reconstructions_are_measured_where_there_are_any(prepared: Path, measur
     references = load_references(evaluate_settings(), prepared)
     original = references.held_out.gather(references.rows).astype(np.float64)
     error = np.mean((original - np.clip(original - 10, 0, 255)) ** 2)
-    metrics = measured("dims").measurement.metrics
-    assert set(metrics) == OVER_ALL | {"reconstruction_psnr", "reconstruction_ssim"}
+    measurement = measured("dims").measurement
+    metrics = measurement.metrics
+    assert set(metrics) == OVER_ALL | RECONSTRUCTION
     assert metrics["reconstruction_psnr"].value == pytest.approx(10 * math.log10(255**2 / error), rel=1e-6)
     assert 0.5 < metrics["reconstruction_ssim"].value < 1
-    assert all(metrics[name].interval is not None for name in ("reconstruction_psnr", "reconstruction_ssim"))
+    for found in (metrics, *measurement.by_category.values()):
+        assert all(found[name].interval is not None for name in RECONSTRUCTION)
+    for category, positions in references.positions.items():
+        error = np.mean((original - np.clip(original - 10, 0, 255))[positions.numpy()] ** 2)
+        expected = 10 * math.log10(255**2 / error)
+        assert measurement.by_category[category]["reconstruction_psnr"].value == pytest.approx(expected, rel=1e-6)
     assert_same({name: metrics[name] for name in OVER_ALL}, measured("honest").measurement.metrics)
 
 
 def test_broken_reconstructions_leave_the_samples_their_metrics(prepared: Path, measured: Measure) -> None:
-    broken = measure_model(BreaksOnReconstruction(), WEIGHTS, evaluate_settings(), prepared).measurement.metrics
-    assert math.isnan(broken["reconstruction_psnr"].value)
-    assert math.isnan(broken["reconstruction_ssim"].value)
-    assert_same({name: broken[name] for name in OVER_ALL}, measured("honest").measurement.metrics)
+    broken = measure_model(BreaksOnReconstruction(), WEIGHTS, evaluate_settings(), prepared).measurement
+    honest = measured("honest").measurement
+    assert list(broken.by_category) == list(CATEGORIES)
+    for metrics in (broken.metrics, *broken.by_category.values()):
+        assert all(math.isnan(metrics[name].value) for name in RECONSTRUCTION)
+    assert_same({name: broken.metrics[name] for name in OVER_ALL}, honest.metrics)
+    for category, metrics in broken.by_category.items():
+        assert_same({name: metrics[name] for name in BY_CATEGORY}, honest.by_category[category])
 
 
 def test_the_closest_pairs_are_samples_and_the_photos_they_copy(prepared: Path, measured: Measure) -> None:
@@ -361,8 +372,7 @@ def test_without_conditions_nothing_is_told_apart(prepared: Path, tmp_path: Path
     unconditional = without_conditions(Path(shutil.copytree(prepared, tmp_path / "unconditional")))
     found = measure_model(Unconditional(), WEIGHTS, evaluate_settings(), unconditional).measurement
     assert found.by_category == {}
-    reconstructed = {"reconstruction_psnr", "reconstruction_ssim"}
-    assert set(found.metrics) == OVER_ALL - {"condition_fidelity"} | reconstructed
+    assert set(found.metrics) == OVER_ALL - {"condition_fidelity"} | RECONSTRUCTION
     assert all(estimate.interval is not None for estimate in found.metrics.values())
     assert found.metrics["precision_efflite0"].value > 0.7
     # The policy asks for categories, so that it must be made for such a dataset: in doubt it fails.

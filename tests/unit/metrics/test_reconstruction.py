@@ -21,9 +21,17 @@ def images(seed: int, count: int, size: int) -> Tensor:
     return torch.randint(0, 256, (count, 1, size, size), dtype=torch.uint8, generator=generator)
 
 
-def measured(original: Tensor, reconstruction: Tensor, groups: Tensor) -> Estimates:
+def both(
+    original: Tensor, reconstruction: Tensor, groups: Tensor, positions: dict[str, Tensor]
+) -> tuple[Estimates, dict[str, Estimates]]:
     chunks = zip(original.split(7), reconstruction.split(7), strict=True)  # the last one smaller
-    return reconstruction_estimates(chunks, groups)
+    return reconstruction_estimates(chunks, groups, positions)
+
+
+def measured(original: Tensor, reconstruction: Tensor, groups: Tensor) -> Estimates:
+    found, by_category = both(original, reconstruction, groups, {})
+    assert by_category == {}
+    return found
 
 
 def psnr(original: Tensor, reconstruction: Tensor) -> float:
@@ -46,6 +54,31 @@ def test_perfect_reconstructions_have_no_psnr() -> None:
     found = measured(original, original, torch.arange(40) % GROUPS)
     assert math.isnan(found["reconstruction_psnr"].value)
     assert_close(found["reconstruction_ssim"].value, 1.0)
+
+
+def test_a_category_is_measured_as_if_it_were_all() -> None:
+    original, noisy = images(1, 90, 16), images(2, 90, 16)
+    noisy[:40] = (original[:40].double() * 0.9).to(torch.uint8)
+    positions = {"bag": torch.arange(40), "dress": torch.arange(40, 86), "hat": torch.arange(86, 90)}
+    groups = deal_groups(torch.zeros(90, dtype=torch.int64), seed=0)
+    overall, by_category = both(original, noisy, groups, positions)
+    assert overall == measured(original, noisy, groups)
+    for category, rows in positions.items():
+        alone = measured(original[rows], noisy[rows], groups[rows])
+        for metric, expected in alone.items():
+            assert_close(by_category[category][metric].value, expected.value, rtol=1e-12, atol=0)
+            assert_close(by_category[category][metric].replicates, expected.replicates, rtol=1e-12, atol=0)
+    assert by_category["bag"]["reconstruction_psnr"].value > 10 + by_category["dress"]["reconstruction_psnr"].value
+
+
+def test_a_category_of_perfect_reconstructions_or_of_one_image_is_not_sure() -> None:
+    original, noisy = images(1, 41, 16), images(2, 41, 16)
+    noisy[:20] = original[:20]
+    positions = {"perfect": torch.arange(20), "one": torch.tensor([40])}
+    _, by_category = both(original, noisy, torch.arange(41) % GROUPS, positions)
+    assert math.isnan(by_category["perfect"]["reconstruction_psnr"].value)
+    assert math.isfinite(by_category["one"]["reconstruction_psnr"].value)
+    assert all(estimate.interval is None for estimate in by_category["one"].values())
 
 
 def plain_ssim(x: Array, y: Array) -> float:
