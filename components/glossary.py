@@ -175,6 +175,16 @@ _TOLD: tuple[tuple[str, Told], ...] = (
         ),
     ),
     (
+        r"condition_margin",
+        Told(
+            "Condition margin",
+            "Conditions",
+            "higher",
+            "How much more often that classifier finds a category in images of it than in those of the other category "
+            "where it finds it most: 0 or less where it is not made, whatever else comes in its place.",
+        ),
+    ),
+    (
         r"copies_by_features",
         Told(
             "Copies by features",

@@ -19,19 +19,22 @@ from components.features import FeatureExtractor, Features, build_extractor, ext
 from components.generative import GenerativeModel, Reconstructs
 from components.measurement import GROUPS, Estimate, Estimates, Measurement
 from components.metrics.diversity import measure_diversity
-from components.metrics.fidelity import measure_fidelity
-from components.metrics.groups import UNKNOWN
+from components.metrics.fidelity import Asked, measure_fidelity
+from components.metrics.groups import UNKNOWN, deal_groups
 from components.metrics.reconstruction import reconstruction_estimates
 from components.metrics.sharpness import laplacian_variance, sharpness_ratio
 from components.pictures import ClosePair
 from components.protocol import Protocol
 from components.real_photos import RealPhotos, floor_name, floors_of, judges_of, see_real
-from components.references import References, load_references
+from components.references import References, category_codes, category_positions, load_references
 from components.sampling import Reconstructions, Samples
 from components.settings import EvaluateSettings
 from components.sheets import category_attribute
 
 ByCategory = dict[str, Estimates]
+
+FURTHER_SEED = 1_000_003
+"""Added to the seed for the latents of further images, so that those of the others are the same without them."""
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,14 @@ class _Generated:
     """Images that a model made, as far as they are needed.
 
     Attributes:
+        further_ND: features of those of `References.further_NA`.
         sharpness_N: variance of each one's Laplacian.
         looked_up_NCHW: those that are looked for among the training photos, uint8.
-        nonfinite: how many hold NaN or infinity.
+        nonfinite: how many hold NaN or infinity, the further ones included.
     """
 
     features: Features
+    further_ND: Tensor
     sharpness_N: Tensor
     looked_up_NCHW: Tensor
     nonfinite: int
@@ -96,8 +101,8 @@ def measure_model(
     metrics |= copying.metrics
     if generated.nonfinite:
         metrics, by_category = _unknown(metrics), _each_unknown(by_category)
-    # A category without a held-out photo was not measured, which whoever asks by category must see.
-    by_category |= {category: {} for category in _categories(references.info) if category not in by_category}
+    # What was not measured of a category for want of photos, whoever asks by category must see.
+    by_category = {category: by_category.get(category, {}) for category in _categories(references.info)}
     metrics["nonfinite_samples"] = Estimate(generated.nonfinite, (float(generated.nonfinite),) * GROUPS, 0.0)
     reconstructed, of_categories = _reconstructed(model, references)
     metrics |= reconstructed
@@ -139,7 +144,22 @@ def _generate(
     features = extract(
         extractor, passing(), total=total, batch_size=settings.batch_size, label="generated images", pairs=True
     )
-    return _Generated(features, torch.cat(sharpness), torch.cat(looked_up), samples.nonfinite)
+    further_ND, nonfinite = _generate_further(model, references, extractor, settings)
+    return _Generated(features, further_ND, torch.cat(sharpness), torch.cat(looked_up), samples.nonfinite + nonfinite)
+
+
+def _generate_further(
+    model: GenerativeModel, references: References, extractor: FeatureExtractor, settings: EvaluateSettings
+) -> tuple[Tensor, int]:
+    """Features of images of categories with few held-out photos, and how many hold NaN or infinity."""
+    total = len(references.further_NA)
+    if not total:
+        return torch.empty(0, extractor.num_features), 0
+    seed = settings.seed + FURTHER_SEED
+    samples = Samples(model, references.further_NA, references.info.image_shape, seed)
+    label = "further images of categories with few photos"
+    features = extract(extractor, samples, total=total, batch_size=settings.batch_size, label=label)
+    return features.features_ND, samples.nonfinite
 
 
 def _compared(
@@ -150,29 +170,38 @@ def _compared(
     floors = floors_of(real, references, settings)
     metrics = _with_floors(metrics, floors, "")
     by_category = {category: _with_floors(found, floors, category) for category, found in by_category.items()}
-    positions, groups_N, attributes = references.positions, references.groups_N, list(references.info.attributes)
-    judges = judges_of(real, references, attributes)
+    positions, groups_N = references.positions, references.groups_N
     parts = [
         measure_diversity(real.held_out, generated.features, groups_N, positions),
-        measure_fidelity(
-            judges,
-            real.held_out.features_ND,
-            generated.features.features_ND,
-            references.conditions_NA,
-            attributes,
-            groups_N,
-            positions,
-        ),
+        _fidelity(real, generated, references, settings),
     ]
     for over_all, per_category in parts:
         metrics |= over_all
         for category, found in per_category.items():
-            by_category[category] |= found
+            by_category[category] = by_category.get(category, {}) | found
     everything = {"": torch.arange(len(groups_N)), **positions}
     for category, rows in everything.items():
         ratio = sharpness_ratio(real.sharpness_N[rows], generated.sharpness_N[rows], groups_N[rows])
         (by_category[category] if category else metrics)["sharpness_ratio"] = replace(ratio, floor=1.0)
     return metrics, by_category
+
+
+def _fidelity(
+    real: RealPhotos, generated: _Generated, references: References, settings: EvaluateSettings
+) -> tuple[Estimates, ByCategory]:
+    """Over all by the images of held-out photos' conditions, by category by the further ones too."""
+    info, further_NA = references.info, references.further_NA
+    conditions_NA = np.concatenate([references.conditions_NA, further_NA])
+    further_N = torch.from_numpy(category_codes(further_NA, info.attributes))
+    made = Asked(
+        torch.cat([generated.features.features_ND, generated.further_ND]),
+        conditions_NA,
+        torch.cat([references.groups_N, deal_groups(further_N, settings.seed)]),
+        category_positions(info, category_codes(conditions_NA, info.attributes)),
+    )
+    photos = Asked(real.held_out.features_ND, references.conditions_NA, references.groups_N, references.positions)
+    attributes = list(info.attributes)
+    return measure_fidelity(judges_of(real, references, attributes), attributes, photos, made)
 
 
 def _with_floors(metrics: Estimates, floors: Tensors, category: str) -> Estimates:
@@ -239,6 +268,7 @@ def _protocol(settings: EvaluateSettings, extractor: FeatureExtractor, reference
         split=settings.split,
         n_real=len(references.rows),
         n_fake=len(references.rows),
+        per_category=settings.per_category,
         seed=settings.seed,
         neighbours=settings.neighbours,
         train_photos=len(references.train_rows),

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from components.errors import InputError
 from components.measurement import GROUPS
 
-VERSION = 2
+VERSION = 3
 """Raised when the code changes so that the same settings give other numbers."""
 
 FIELDS = (
-    *("version", "features", "weights", "resolution", "resize", "split", "samples", "seed", "k", "train", "copies"),
-    *("groups", "model", "dataset"),
+    *("version", "features", "weights", "resolution", "resize", "split", "samples", "per_category", "seed", "k"),
+    *("train", "copies", "groups", "model", "dataset"),
 )
 """Names in `Protocol.text`."""
 
@@ -32,6 +32,7 @@ class Protocol:
         split: where the real images come from.
         n_real: number of real images.
         n_fake: number of generated images, with the conditions of the real ones.
+        per_category: generated images of each category at least, by which its condition is judged.
         seed: of the choice of images, the latents, and the groups of the jackknife.
         neighbours: k of precision, recall, density and coverage.
         train_photos: training photos whose features were computed.
@@ -47,6 +48,7 @@ class Protocol:
     split: str
     n_real: int
     n_fake: int
+    per_category: int
     seed: int
     neighbours: int
     train_photos: int
@@ -65,6 +67,7 @@ class Protocol:
             "resize": self.resize,
             "split": self.split,
             "samples": f"{self.n_real}x{self.n_fake}",
+            "per_category": self.per_category,
             "seed": self.seed,
             "k": self.neighbours,
             "train": self.train_photos,

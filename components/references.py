@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from components.dataset import DatasetInfo, Split, load_info, load_split, random_rows
+from components.dataset import AttributeValues, DatasetInfo, Split, load_info, load_split, random_rows
 from components.errors import InputError
 from components.measurement import GROUPS
 from components.metrics.groups import deal_groups
@@ -32,6 +32,7 @@ class References:
         looked_up: positions in `rows` whose generated images are looked for among the training photos, ascending.
         groups_N: of the jackknife; both a real photo's and that of the image with its conditions.
         positions: per category where in `rows` its photos stand; empty without conditions.
+        further_NA: conditions of images that are generated besides, for categories with few photos in `rows`.
     """
 
     info: DatasetInfo
@@ -42,6 +43,7 @@ class References:
     looked_up: NDArray[np.int64]
     groups_N: Tensor
     positions: dict[str, Tensor]
+    further_NA: NDArray[np.int64]
 
     @property
     def conditions_NA(self) -> NDArray[np.int64]:
@@ -67,7 +69,8 @@ def load_references(settings: EvaluateSettings, prepared_dir: Path) -> Reference
         train_rows=random_rows(len(train), settings.train_photos, settings.seed),
         looked_up=random_rows(len(rows), settings.copying.samples, settings.seed),
         groups_N=deal_groups(torch.from_numpy(codes_N), settings.seed),
-        positions=_positions(info, codes_N),
+        positions=category_positions(info, codes_N),
+        further_NA=_further_conditions(held_out, train, codes_N, settings),
     )
 
 
@@ -109,15 +112,37 @@ def matching_rows(references: References) -> NDArray[np.int64] | None:
     return chosen
 
 
+def _further_conditions(
+    held_out: Split, train: Split, codes_N: NDArray[np.int64], settings: EvaluateSettings
+) -> NDArray[np.int64]:
+    """Conditions for as many images as categories lack to `per_category`, category by category.
+
+    They are those of the category's photos in both splits, in random order, each once before any twice. A category
+    that has no photo gets none.
+    """
+    known_NA = np.concatenate([held_out.conditions_NA, train.conditions_NA])
+    known_N = np.concatenate([_category_codes(held_out), _category_codes(train)])
+    rng = np.random.default_rng(settings.seed)
+    chosen = [np.empty(0, np.int64)]
+    for code in np.unique(known_N) if held_out.attributes else ():
+        lacking = max(0, settings.per_category - int((codes_N == code).sum()))
+        chosen.append(np.resize(rng.permutation(np.flatnonzero(known_N == code)), lacking))
+    return known_NA[np.concatenate(chosen)]
+
+
 def _category_codes(split: Split) -> NDArray[np.int64]:
-    """A number per photo that tells its category; zeros without conditions."""
-    if not split.attributes:
-        return np.zeros(len(split), np.int64)
-    return split.conditions_NA[:, list(split.attributes).index(category_attribute(split.attributes))]
+    return category_codes(split.conditions_NA, split.attributes)
 
 
-def _positions(info: DatasetInfo, codes_N: NDArray[np.int64]) -> dict[str, Tensor]:
-    """A category without any photo is left out."""
+def category_codes(conditions_NA: NDArray[np.int64], attributes: AttributeValues) -> NDArray[np.int64]:
+    """A number per image that tells its category; zeros without conditions."""
+    if not attributes:
+        return np.zeros(len(conditions_NA), np.int64)
+    return conditions_NA[:, list(attributes).index(category_attribute(attributes))]
+
+
+def category_positions(info: DatasetInfo, codes_N: NDArray[np.int64]) -> dict[str, Tensor]:
+    """Per category where images with its code stand; one without any is left out."""
     if not info.attributes:
         return {}
     names = info.attributes[category_attribute(info.attributes)]

@@ -385,6 +385,11 @@ class EvaluateSettings(Section):
     resolution: int = Field(ge=32, le=512, description="images are resized to this before the features, pixels")
     split: Literal["val", "test"]
     samples: int = Field(ge=20, description="real images at most, and as many generated ones with their conditions")
+    per_category: int = Field(
+        ge=0,
+        description="generated images of each category at least, by which its condition is judged; those that held-out "
+        "photos are too few for are generated besides",
+    )
     batch_size: int = Field(ge=1, description="images in one pass through the feature network; speed only")
     seed: int = Field(ge=0, description="of the choice of images, the latents, and the groups of the jackknife")
     neighbours: int = Field(ge=1, description="k of precision, recall, density and coverage")

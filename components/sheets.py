@@ -1,13 +1,13 @@
 """Sheets of images for people: grids with headings, and a label before each row."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from components.dataset import AttributeValues, Split
+from components.dataset import Split
 from components.images import grid
 
 GAP, MARGIN, INDENT = 2, 22, 6
@@ -20,7 +20,7 @@ Rows = dict[str, NDArray[np.int64]]
 """Per category the row numbers of its images in a split; without conditions those of all, under an empty name."""
 
 
-def category_attribute(attributes: AttributeValues) -> str:
+def category_attribute(attributes: Collection[str]) -> str:
     """The attribute that results are broken down by: `category`, or else the first; there must be one."""
     return "category" if "category" in attributes else next(iter(attributes))
 

@@ -78,6 +78,7 @@ def evaluate_settings(**changes: Any) -> EvaluateSettings:
         "resolution": 64,
         "split": "test",
         "samples": 180,
+        "per_category": 0,
         "batch_size": 20,
         "seed": 7,
         "neighbours": 3,

@@ -13,6 +13,7 @@ PROTOCOL = Protocol(
     split="test",
     n_real=5000,
     n_fake=5000,
+    per_category=100,
     seed=7,
     neighbours=3,
     train_photos=20000,

@@ -39,6 +39,7 @@ TINY: dict[str, Any] = {
     "train.common.grids": 2,
     "evaluate.resolution": 32,
     "evaluate.samples": 60,
+    "evaluate.per_category": 8,
     "evaluate.train_photos": 200,
     "evaluate.copying.samples": 40,
     "gate.gan": LAX,

@@ -3,7 +3,7 @@
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,18 +15,34 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from components.measurement import Estimates, share_error
+from components.metrics.margin import category_margins
 from components.metrics.means import mean_estimate
+from components.sheets import category_attribute
 
 REGULARISATION = 0.01
 """Inverse strength, of standardised features."""
 ITERATIONS = 50
 """Steps of the fit, at most; it may end before it has converged."""
 
-WHOLE = ""
-"""Name of all images together, beside the categories."""
-
 Judges = dict[str, Tensor]
 """Per attribute `weights/<attribute>` (D + 1, K), the last row the offsets, and `codes/<attribute>` (K,)."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Images, and what each of them was to show.
+
+    Attributes:
+        features_ND: what a network sees in them.
+        conditions_NA: what they were to show.
+        groups_N: each row's group.
+        positions: rows of each category, at least one.
+    """
+
+    features_ND: Tensor
+    conditions_NA: NDArray[np.int64]
+    groups_N: Tensor
+    positions: Mapping[str, Tensor]
 
 
 def fit_judges(features_ND: Tensor, conditions_NA: NDArray[np.int64], attributes: Sequence[str]) -> Judges:
@@ -51,71 +67,94 @@ def fit_judges(features_ND: Tensor, conditions_NA: NDArray[np.int64], attributes
 
 
 def measure_fidelity(
-    judges: Judges,
-    real_ND: Tensor,
-    fake_ND: Tensor,
-    conditions_NA: NDArray[np.int64],
-    attributes: Sequence[str],
-    groups_N: Tensor,
-    positions: Mapping[str, Tensor],
+    judges: Judges, attributes: Sequence[str], real: Asked, fake: Asked
 ) -> tuple[Estimates, dict[str, Estimates]]:
     """Shares of generated images that are judged to be what was asked for, over all and per category.
 
     `condition_fidelity` counts images with all attributes right; with several judged attributes there
     is a `condition_fidelity_<attribute>` for each. The floor is the share of real held-out photos that
-    are judged right: the judges' own accuracy.
+    are judged right: the judges' own accuracy. Per category there is `condition_margin` too, by the judge
+    of categories: see `category_margins`.
 
     Args:
         judges: as `fit_judges` gave them; a value that no training photo had is never judged right.
-        real_ND: features of held-out photos.
-        fake_ND: features of generated images of the same conditions, row by row.
-        conditions_NA: of both.
-        attributes: names of the columns.
-        groups_N: each row's group.
-        positions: rows of each category.
+        attributes: names of the columns of conditions.
+        real: held-out photos.
+        fake: generated images, first those of the held-out photos' conditions, row by row: over all, these alone
+            count. More may follow, which count by category.
 
     Returns:
-        Estimates over all images, and per category; nothing without attributes.
+        Estimates over all images, and per category of the generated ones; nothing without attributes.
     """
-    columns = {name: column for column, name in enumerate(attributes) if f"codes/{name}" in judges}
     if not attributes:
-        return {}, {category: {} for category in positions}
-    wanted_NA = torch.from_numpy(conditions_NA)
-    real, fake = (
-        _right(judges, features_ND, {name: wanted_NA[:, column] for name, column in columns.items()})
-        for features_ND in (real_ND, fake_ND)
-    )
-    everything = torch.arange(len(fake_ND))
-    found = {
-        category: _estimates(real, fake, groups_N, rows, judged=bool(columns))
-        for category, rows in {WHOLE: everything, **positions}.items()
-    }
-    return found.pop(WHOLE), found
+        return {}, {category: {} for category in fake.positions}
+    judged = [name for name in attributes if f"codes/{name}" in judges]
+    real_right, fake_right = (_right(judges, asked, attributes, judged) for asked in (real, fake))
+    everything = torch.arange(len(real.features_ND))
+    overall = _estimates(real_right, fake_right, fake.groups_N, everything, everything, judged=bool(judged))
+    margins = _margins(judges, attributes, real, fake)
+    by_category = {}
+    for category, rows in fake.positions.items():
+        photos = real.positions.get(category, everything[:0])
+        found = _estimates(real_right, fake_right, fake.groups_N, photos, rows, judged=bool(judged))
+        by_category[category] = found | {"condition_margin": margins[category]}
+    return overall, by_category
 
 
 def _estimates(
-    real: Mapping[str, Tensor], fake: Mapping[str, Tensor], groups_N: Tensor, rows: Tensor, *, judged: bool
+    real: Mapping[str, Tensor],
+    fake: Mapping[str, Tensor],
+    groups_N: Tensor,
+    photos: Tensor,
+    rows: Tensor,
+    *,
+    judged: bool,
 ) -> Estimates:
     found = {}
     for name, right_N in fake.items():
         estimate = mean_estimate(right_N[rows], groups_N[rows])
         # Where nothing can be wrong, all right is certain however few the images are.
         least = share_error(estimate.value, len(rows)) if judged else 0.0
-        found[name] = replace(estimate, floor=float(real[name][rows].mean()), least_error=least)
+        floor = float(real[name][photos].mean()) if len(photos) else None
+        found[name] = replace(estimate, floor=floor, least_error=least)
     return found
 
 
-def _right(judges: Judges, features_ND: Tensor, wanted: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _margins(judges: Judges, attributes: Sequence[str], real: Asked, fake: Asked) -> Estimates:
+    """Of each category; the floor is that of real photos."""
+    category = category_attribute(attributes)
+    column, judged = list(attributes).index(category), f"codes/{category}" in judges
+
+    def margins(asked: Asked) -> Estimates:
+        wanted_N = torch.from_numpy(asked.conditions_NA[:, column])
+        taken_N = _taken(judges, asked.features_ND, category) if judged else wanted_N
+        known_N = torch.where(_known(asked.features_ND), taken_N.double(), math.nan)
+        return category_margins(known_N, wanted_N, asked.groups_N, asked.positions, judged=judged)
+
+    floors = {name: estimate.value for name, estimate in margins(real).items()}
+    return {name: replace(estimate, floor=floors.get(name)) for name, estimate in margins(fake).items()}
+
+
+def _right(judges: Judges, asked: Asked, attributes: Sequence[str], judged: Sequence[str]) -> dict[str, Tensor]:
     """By metric, 1.0 for each image judged right and 0.0 for the others; NaN where features are no finite numbers."""
-    known_N = torch.where(torch.isfinite(features_ND).all(dim=1), 1.0, math.nan)
+    known_N = torch.where(_known(asked.features_ND), 1.0, math.nan)
     right = {}
-    for name, wanted_N in wanted.items():
-        weights = judges[f"weights/{name}"]
-        found_N = judges[f"codes/{name}"][(features_ND @ weights[:-1] + weights[-1]).argmax(dim=1)]
-        right[f"condition_fidelity_{name}"] = (found_N == wanted_N) * known_N
+    for name in judged:
+        wanted_N = torch.from_numpy(asked.conditions_NA[:, list(attributes).index(name)])
+        right[f"condition_fidelity_{name}"] = (_taken(judges, asked.features_ND, name) == wanted_N) * known_N
     # Where no attribute has a second value, nothing can be wrong.
     total = torch.stack([known_N, *right.values()]).prod(dim=0)
     return {"condition_fidelity": total, **(right if len(right) > 1 else {})}
+
+
+def _known(features_ND: Tensor) -> Tensor:
+    return torch.isfinite(features_ND).all(dim=1)
+
+
+def _taken(judges: Judges, features_ND: Tensor, name: str) -> Tensor:
+    """Which of an attribute's values each image is taken for."""
+    weights = judges[f"weights/{name}"]
+    return judges[f"codes/{name}"][(features_ND @ weights[:-1] + weights[-1]).argmax(dim=1)]
 
 
 def _fitted(features_ND: NDArray[np.float32], codes_N: NDArray[np.int64]) -> Tensor:

@@ -26,6 +26,7 @@ OVER_ALL = (
 )
 OF_RECONSTRUCTION = ("reconstruction_psnr", "reconstruction_ssim")
 FIDELITY = "condition_fidelity"
+MARGIN = "condition_margin"
 
 
 def metric_names(extractor: str) -> dict[str, str]:
@@ -58,5 +59,5 @@ def known_metrics(extractor: str, conditions: Sequence[str]) -> Known:
     of_pairs = [names[kind] for kind in OF_PAIRS]
     return Known(
         (*names.values(), *EVERYWHERE, *fidelity, *OVER_ALL, *OF_RECONSTRUCTION),
-        (*of_pairs, *EVERYWHERE, *fidelity, *OF_RECONSTRUCTION) if conditions else (),
+        (*of_pairs, *EVERYWHERE, *fidelity, MARGIN, *OF_RECONSTRUCTION) if conditions else (),
     )

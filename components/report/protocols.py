@@ -12,6 +12,7 @@ _WORDS: dict[str, tuple[str, Callable[[str], str]]] = {
         "Images compared",
         lambda value: "{} real and {} generated, under the same conditions".format(*value.split("x")),
     ),
+    "per_category": ("Conditions, by category", "judged by {} generated images of each at least".format),
     "seed": ("Seed", "{}: of the choice of images, the latents and the groups left out".format),
     "k": ("Neighbours", "{}: k of precision, recall, density and coverage".format),
     "train": ("Training photos", "{} at most whose features were computed".format),

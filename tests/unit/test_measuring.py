@@ -52,6 +52,7 @@ BY_CATEGORY = {
     *("kd_efflite0", "precision_efflite0", "recall_efflite0", "density_efflite0", "coverage_efflite0"),
     *("diversity", "diversity_ratio", "condition_fidelity", "sharpness_ratio"),
 }
+OF_CATEGORIES = BY_CATEGORY | {"condition_margin"}
 RECONSTRUCTION = {"reconstruction_psnr", "reconstruction_ssim"}
 OVER_ALL = BY_CATEGORY | {
     *("fd_efflite0", "fd_inf_efflite0", "is_efflite0", "copies_by_features", "copies_by_pixels", "copying_ct"),
@@ -211,7 +212,7 @@ def test_every_metric_has_its_interval_and_its_floor(name: str, measured: Measur
             assert estimate.interval is not None, metric
             assert estimate.floor is not None, metric
             assert math.isfinite(estimate.floor), metric
-    assert all(set(metrics) == BY_CATEGORY for metrics in found.by_category.values())
+    assert all(set(metrics) == OF_CATEGORIES for metrics in found.by_category.values())
     assert found.weights_sha256 == WEIGHTS
 
 
@@ -233,7 +234,7 @@ def test_what_is_no_number_makes_every_metric_unknown(measured: Measure, policy:
     assert set(found.metrics) == OVER_ALL
     rest = [estimate for name, estimate in found.metrics.items() if name != "nonfinite_samples"]
     by_category = [estimate for metrics in found.by_category.values() for estimate in metrics.values()]
-    assert len(by_category) == len(CATEGORIES) * len(BY_CATEGORY)
+    assert len(by_category) == len(CATEGORIES) * len(OF_CATEGORIES)
     assert all(math.isnan(estimate.value) and estimate.interval is None for estimate in (*rest, *by_category))
     verdict = judge(found, policy)
     assert {reason.code for reason in verdict.reasons} == {Code.NOT_A_NUMBER}
@@ -277,7 +278,7 @@ def test_broken_reconstructions_leave_the_samples_their_metrics(prepared: Path, 
         assert all(math.isnan(metrics[name].value) for name in RECONSTRUCTION)
     assert_same({name: broken.metrics[name] for name in OVER_ALL}, honest.metrics)
     for category, metrics in broken.by_category.items():
-        assert_same({name: metrics[name] for name in BY_CATEGORY}, honest.by_category[category])
+        assert_same({name: metrics[name] for name in OF_CATEGORIES}, honest.by_category[category])
 
 
 def test_the_closest_pairs_are_samples_and_the_photos_they_copy(prepared: Path, measured: Measure) -> None:
@@ -419,7 +420,7 @@ def test_a_category_of_one_photo_is_unknown_and_fails_by_its_name(
     manifest.loc[test, "row"] = range(test.sum())
     manifest.to_parquet(folder / "manifest.parquet")
     found = measure_model(Honest(), WEIGHTS, evaluate_settings(samples=1000), folder).measurement
-    assert set(found.by_category["trouser"]) == BY_CATEGORY
+    assert set(found.by_category["trouser"]) == OF_CATEGORIES
     assert all(estimate.interval is None for estimate in found.by_category["trouser"].values())
     assert {(reason.metric, reason.category) for reason in judge(found, policy).reasons} == {
         ("condition_fidelity", "trouser"),

@@ -23,6 +23,7 @@ def test_equal_protocols_are_comparable() -> None:
         ({"n_real": 4000}, "samples (5000x5000 and 4000x5000)"),
         ({"n_fake": 4000}, "samples (5000x5000 and 5000x4000)"),
         ({"seed": 8}, "seed (7 and 8)"),
+        ({"per_category": 0}, "per_category (100 and 0)"),
         ({"train_photos": 10}, "train (20000 and 10)"),
         ({"copy_samples": 10}, "copies (1000@0.01 and 10@0.01)"),
         ({"copy_quantile": 0.05}, "copies (1000@0.01 and 1000@0.05)"),

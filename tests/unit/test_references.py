@@ -10,7 +10,7 @@ import torch
 from components.dataset import Split
 from components.errors import InputError
 from components.measurement import GROUPS
-from components.references import chosen_rows, load_references, matching_rows
+from components.references import _further_conditions, chosen_rows, load_references, matching_rows
 from tests.drawn import CATEGORIES, COUNTS, evaluate_settings, write_drawn
 from tests.prepared import without_conditions
 
@@ -111,6 +111,34 @@ def test_too_few_training_photos_of_a_category_match_nothing(prepared: Path) -> 
     manifest.loc[trousers, "category"] = "bag"
     manifest.to_parquet(prepared / "manifest.parquet")
     assert matching_rows(load_references(evaluate_settings(), prepared)) is None
+
+
+def test_further_conditions_are_those_of_photos_and_as_many_as_a_category_lacks() -> None:
+    held_out, train = with_colors(split_of([0] * 30 + [1] * 4), 0), with_colors(split_of([1] * 6 + [2] * 3), 1)
+    codes = np.repeat([0, 1], [20, 4])  # ten photos of the first are not measured
+    found = _further_conditions(held_out, train, codes, evaluate_settings(per_category=16))
+    assert found[:, 0].tolist() == [1] * 12 + [2] * 16
+    photos = np.concatenate([held_out.conditions_NA, train.conditions_NA])
+    of_second, of_third = (photos[photos[:, 0] == code] for code in (1, 2))
+    # Each of the ten photos once before any twice; the three about five times each.
+    assert sorted(map(tuple, found[:10])) == sorted(map(tuple, of_second))
+    counts = [int((found[12:] == photo).all(axis=1).sum()) for photo in of_third]
+    assert sorted(counts) == [5, 5, 6]
+    again = _further_conditions(held_out, train, codes, evaluate_settings(per_category=16))
+    assert np.array_equal(found, again)
+    assert len(_further_conditions(held_out, train, codes, evaluate_settings(per_category=0))) == 0
+
+
+def with_colors(split: Split, seed: int) -> Split:
+    """Each photo of a category with a colour of its own."""
+    colors = [f"{seed}-{row}" for row in range(len(split))]
+    values = tuple(f"{number}-{row}" for number in range(2) for row in range(40))
+    return Split(split.shards, split.manifest.assign(color=colors), {"category": CATEGORIES, "color": values})
+
+
+def test_without_conditions_nothing_further_is_asked_for(prepared: Path) -> None:
+    references = load_references(evaluate_settings(per_category=500), without_conditions(prepared))
+    assert references.further_NA.shape == (0, 0)
 
 
 def test_without_conditions_all_photos_are_alike(prepared: Path) -> None:

@@ -1,4 +1,5 @@
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
-from components.metrics.fidelity import ITERATIONS, REGULARISATION, fit_judges, measure_fidelity
+from components.measurement import GROUPS, share_error
+from components.metrics.fidelity import ITERATIONS, REGULARISATION, Asked, fit_judges, measure_fidelity
 from components.metrics.groups import deal_groups
 
 ATTRIBUTES = ("category", "color")
@@ -33,8 +35,11 @@ JUDGES = fit_judges(features_of(train_conditions(), 0), train_conditions(), ATTR
 
 
 def fidelity(fake_ND: Tensor, judges: dict[str, Tensor] = JUDGES, attributes: tuple[str, ...] = ATTRIBUTES):  # type: ignore[no-untyped-def]
-    real_ND = features_of(CONDITIONS_NA, 1)
-    return measure_fidelity(judges, real_ND, fake_ND, CONDITIONS_NA, attributes, GROUPS_N, POSITIONS)
+    return measure_fidelity(judges, attributes, asked(features_of(CONDITIONS_NA, 1)), asked(fake_ND))
+
+
+def asked(features_ND: Tensor, positions: Mapping[str, Tensor] = POSITIONS) -> Asked:
+    return Asked(features_ND, CONDITIONS_NA, GROUPS_N, positions)
 
 
 def test_judges_are_logistic_regressions_on_standardised_features() -> None:
@@ -82,9 +87,8 @@ def test_replicates_leave_a_group_out() -> None:
 def test_without_attributes_there_is_nothing() -> None:
     judges = fit_judges(torch.randn(10, 5), np.empty((10, 0), np.int64), ())
     assert judges == {}
-    found = measure_fidelity(
-        judges, torch.randn(4, 5), torch.randn(4, 5), np.empty((4, 0), np.int64), (), torch.arange(4), {}
-    )
+    images = Asked(torch.randn(4, 5), np.empty((4, 0), np.int64), torch.arange(4), {})
+    found = measure_fidelity(judges, (), images, images)
     assert found == ({}, {})
 
 
@@ -99,7 +103,7 @@ def test_one_judged_attribute_has_one_metric() -> None:
 def test_all_right_of_few_images_is_no_certainty() -> None:
     positions = {"bag": torch.arange(0, 28, 2)}
     real, fake = features_of(CONDITIONS_NA, 1), features_of(CONDITIONS_NA, 2, noise=0.01)
-    overall, by_category = measure_fidelity(JUDGES, real, fake, CONDITIONS_NA, ATTRIBUTES, GROUPS_N, positions)
+    overall, by_category = measure_fidelity(JUDGES, ATTRIBUTES, asked(real, positions), asked(fake, positions))
     few, all_of_them = by_category["bag"]["condition_fidelity"], overall["condition_fidelity"]
     assert few.value == all_of_them.value == 1.0
     assert few.interval is not None
@@ -114,11 +118,11 @@ def test_where_nothing_can_be_wrong_all_images_are_right() -> None:
     conditions = np.zeros((60, 1), np.int64)
     judges = fit_judges(torch.randn(30, 5), conditions[:30], ("category",))
     positions = {"bag": torch.arange(60)}
-    overall, by_category = measure_fidelity(
-        judges, torch.randn(60, 5), torch.randn(60, 5), conditions, ("category",), torch.arange(60) % 20, positions
-    )
+    real, fake = (Asked(torch.randn(60, 5), conditions, torch.arange(60) % 20, positions) for _ in range(2))
+    overall, by_category = measure_fidelity(judges, ("category",), real, fake)
     assert overall["condition_fidelity"].interval == (1.0, 1.0)
     assert by_category["bag"]["condition_fidelity"].floor == 1.0
+    assert by_category["bag"]["condition_margin"].interval == (1.0, 1.0)
 
 
 def test_a_value_without_photos_and_one_with_a_single_photo() -> None:
@@ -134,7 +138,7 @@ def test_the_floor_is_that_of_real_photos_of_the_same_category() -> None:
     only_bags = CONDITIONS_NA.copy()
     only_bags[:, 0] = 0
     real_ND, fake_ND = features_of(only_bags, 1, noise=0.01), features_of(CONDITIONS_NA, 2, noise=0.01)
-    overall, by_category = measure_fidelity(JUDGES, real_ND, fake_ND, CONDITIONS_NA, ATTRIBUTES, GROUPS_N, POSITIONS)
+    overall, by_category = measure_fidelity(JUDGES, ATTRIBUTES, asked(real_ND), asked(fake_ND))
     found = [each["condition_fidelity"] for each in (overall, by_category["bag"], by_category["dress"])]
     assert [estimate.value for estimate in found] == [1.0, 1.0, 1.0]
     assert [estimate.floor for estimate in found] == [0.5, 1.0, 0.0]
@@ -155,4 +159,47 @@ def test_features_that_are_no_numbers_give_no_number(bad: float) -> None:
     overall, by_category = fidelity(fake)
     assert all(math.isnan(estimate.value) for estimate in overall.values())
     assert overall["condition_fidelity"].interval is None
+    assert math.isnan(by_category["bag"]["condition_margin"].value)
     assert by_category["dress"]["condition_fidelity"].value > 0.8
+
+
+def test_further_images_count_by_category_alone() -> None:
+    """Bags are drawn well; the further ones are dresses."""
+    fake, further = features_of(CONDITIONS_NA, 2), features_of(np.ones((30, 2), np.int64), 3, noise=0.01)
+    conditions = np.concatenate([CONDITIONS_NA, np.tile([0, 1], (30, 1))])
+    groups = torch.cat([GROUPS_N, torch.arange(30) % GROUPS])
+    more = Asked(
+        torch.cat([fake, further]),
+        conditions,
+        groups,
+        {"bag": torch.cat([POSITIONS["bag"], torch.arange(100, 130)]), "dress": POSITIONS["dress"]},
+    )
+    plain, with_more = fidelity(fake), measure_fidelity(JUDGES, ATTRIBUTES, asked(features_of(CONDITIONS_NA, 1)), more)
+    assert with_more[0] == plain[0]
+    for metric in ("condition_fidelity", "condition_fidelity_color"):
+        assert with_more[1]["dress"][metric] == plain[1]["dress"][metric]
+    of_bags = (plain[1]["bag"]["condition_fidelity"], with_more[1]["bag"]["condition_fidelity"])
+    assert of_bags[1].value == pytest.approx(of_bags[0].value * 50 / 80)
+    assert of_bags[1].floor == of_bags[0].floor
+    assert of_bags[1].least_error == share_error(of_bags[1].value, 80)
+
+
+def test_a_category_without_a_held_out_photo_has_no_floor() -> None:
+    real = asked(features_of(CONDITIONS_NA, 1), {"bag": POSITIONS["bag"]})
+    _, by_category = measure_fidelity(JUDGES, ATTRIBUTES, real, asked(features_of(CONDITIONS_NA, 2)))
+    assert list(by_category) == ["bag", "dress"]
+    assert all(estimate.floor is None for estimate in by_category["dress"].values())
+    assert by_category["dress"]["condition_fidelity"].value > 0.8
+    assert by_category["bag"]["condition_fidelity"].floor is not None
+
+
+def test_margins_are_by_the_judge_of_categories() -> None:
+    """Colours that are never right take nothing from it."""
+    other_colour = CONDITIONS_NA.copy()
+    other_colour[:, 1] = (other_colour[:, 1] + 1) % 3
+    _, by_category = fidelity(features_of(other_colour, 2, noise=0.01))
+    for found in by_category.values():
+        assert found["condition_fidelity"].value == 0.0
+        assert found["condition_margin"].value == 1.0
+        assert found["condition_margin"].floor is not None
+        assert 0.7 < found["condition_margin"].floor <= 1.0

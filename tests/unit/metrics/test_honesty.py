@@ -14,7 +14,7 @@ from components.copying.measure import NEIGHBOURS, nearest_distances, relative_d
 from components.copying.three_sample import copying_estimate, fit_cells, nearest_cells
 from components.features import Features
 from components.measurement import Estimates
-from components.metrics.fidelity import fit_judges, measure_fidelity
+from components.metrics.fidelity import Asked, fit_judges, measure_fidelity
 from components.metrics.groups import deal_groups
 from components.metrics.measure import RealSide
 from components.metrics.sharpness import sharpness_ratio
@@ -100,7 +100,8 @@ def found(seed: int, trial: Trial) -> Found:
 
     def others(fake_ND: Tensor) -> Estimates:
         cells_N = nearest_cells(fake_ND, CENTRES_KD)
-        judged = measure_fidelity(JUDGES, real_ND, fake_ND, conditions_NA, ("category",), groups_N, {})[0]
+        real, fake = (Asked(images, conditions_NA, groups_N, {}) for images in (real_ND, fake_ND))
+        judged = measure_fidelity(JUDGES, ("category",), real, fake)[0]
         return {
             **judged,
             "copying_ct": copying_estimate(held_N, held_cells_N, _to_train(fake_ND), cells_N, groups_N),
