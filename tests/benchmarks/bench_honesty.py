@@ -3,9 +3,9 @@
     python -m tests.benchmarks.bench_honesty PREPARED MODEL FOLDER [--trials 200] [--images 1000] [--features 1280]
 
 PREPARED: what `prepare` made; MODEL: folder of a trained model. What is seen of the images is kept in FOLDER: what is
-there is not computed again. In each trial, pairs of real photos of the split test and three sets of pairs of generated
-images are drawn anew: of the champion, of an equal model (the same one, other latents), and of a worse one, a share of
-whose images are training photos with pixel noise. Sets of one trial have no image of the model in common.
+there is not computed again. In each trial, real photos of the split test and three sets of generated images, and of
+pairs of them, are drawn anew: of the champion, of an equal model (the same one, other latents), and of a worse one, a
+share of whose images are training photos with pixel noise. Sets of one trial have no image of the model in common.
 Superiority: how often the equal model is found better than the champion; at most 5% is right. Non-inferiority: how
 often the worse one is found to be worse by less than it is, which is its mean difference over all trials; at most 5%
 again, and "-" where it is not worse by that metric. The policy's own comparison decides. `--features`: so many of the
@@ -88,9 +88,8 @@ def kept_pools(args: argparse.Namespace, resolution: int) -> tuple[Seen, Seen, S
     return real, generated, copies
 
 
-def of_pairs(seen: Seen, pairs: Tensor) -> Seen:
-    """Images 2i and 2i + 1 of each pair i, side by side."""
-    rows_N = torch.stack([2 * pairs, 2 * pairs + 1], dim=1).flatten()
+def chosen_of(seen: Seen, rows_N: Tensor, pairs: Tensor) -> Seen:
+    """Some images, and the distances of some pairs, which need not be theirs: no metric asks for both."""
     pixels_N, relative_N = seen.relative_pixels_N, seen.relative_features_N
     assert pixels_N is not None
     assert relative_N is not None
@@ -103,15 +102,22 @@ def joined(first: Seen, second: Seen) -> Seen:
 
 
 def draw(real: Seen, generated: Seen, copies: Seen, images: int, share: float, trials: int) -> Iterator[Trial]:
-    generator, pairs = torch.Generator().manual_seed(0), images // 2
-    both, total, copied = joined(generated, copies), len(generated.pair_distances), len(copies.pair_distances)
-    for _ in range(trials):
+    generator, both = torch.Generator().manual_seed(0), joined(generated, copies)
+
+    def models(total: int, copied: int, count: int) -> Iterator[Tensor]:
+        """Numbers of the champion's, the equal and the worse model's images or pairs, each bad by itself."""
         order = torch.randperm(total, generator=generator)
-        champion, equal, worse = (order[place * pairs : (place + 1) * pairs] for place in range(3))
-        bad = torch.rand(pairs, generator=generator) < share
+        champion, equal, worse = (order[place * count : (place + 1) * count] for place in range(3))
+        bad = torch.rand(count, generator=generator) < share
         worse[bad] = total + torch.randint(copied, (int(bad.sum()),), generator=generator)
-        chosen = torch.randperm(len(real.pair_distances), generator=generator)[:pairs]
-        yield Trial(of_pairs(real, chosen), *(of_pairs(both, rows) for rows in (champion, equal, worse)))
+        yield from (champion, equal, worse)
+
+    for _ in range(trials):
+        rows = models(len(generated.features_ND), len(copies.features_ND), images)
+        pairs = models(len(generated.pair_distances), len(copies.pair_distances), images // 2)
+        held_N = torch.randperm(len(real.features_ND), generator=generator)[:images]
+        of_real = chosen_of(real, held_N, torch.randperm(len(real.pair_distances), generator=generator)[: images // 2])
+        yield Trial(of_real, *(chosen_of(both, *place) for place in zip(rows, pairs, strict=True)))
 
 
 def table(found: dict[str, Rates]) -> str:
