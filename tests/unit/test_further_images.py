@@ -81,6 +81,7 @@ def test_they_change_conditions_by_category_alone(prepared: Path, few: Measureme
     model = Counted()
     enough = measured(model, prepared, 40)
     assert model.drawn == len(CATEGORIES) * 40
+    assert len(model.latents) == model.drawn  # none twice: they are not the first ones again
     assert values(enough.metrics) == pytest.approx(values(few.metrics), rel=1e-6, abs=1e-9)
     for category in CATEGORIES:
         before, after = few.by_category[category], enough.by_category[category]
@@ -104,12 +105,16 @@ def test_categories_with_enough_photos_pay_nothing(prepared: Path, few: Measurem
 
 
 class Counted(Honest):
-    """Counts the images that it draws."""
+    """Counts the images that it draws, and keeps their latents."""
 
-    drawn = 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.drawn = 0
+        self.latents: set[float] = set()
 
     def generate(self, latents_ND: Tensor, conditions_NA: Tensor) -> Tensor:
         self.drawn += len(latents_ND)
+        self.latents |= set(latents_ND[:, 0].tolist())
         return super().generate(latents_ND, conditions_NA)
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from components.measurement import GROUPS, T_95, Estimate, Measurement, share_error
 from components.policy import Baseline, Code, Verdict, as_json, judge, judge_against
+from components.protocol import VERSION
 from components.settings import ChampionCheck, GateCheck, GatePolicy
 from tests.measurements import PROTOCOL, estimate, measurement
 
@@ -142,7 +143,9 @@ def test_a_policy_by_category_without_categories_fails() -> None:
     assert codes(verdict) == [Code.NO_CATEGORIES]
 
 
-@pytest.mark.parametrize("protocol", ["", "fid", "features=efflite0", "version=1; features=efflite0", "version=2; k=3"])
+@pytest.mark.parametrize(
+    "protocol", ["", "fid", "features=efflite0", "version=1; features=efflite0", f"version={VERSION}; k=3"]
+)
 def test_an_unknown_protocol_fails(protocol: str) -> None:
     assert codes(judge(replace(measured(), protocol=protocol), policy())) == [Code.UNKNOWN_PROTOCOL]
 
