@@ -21,7 +21,8 @@ from components.registry.explaining import explain, history, told
 from components.registry.promotion import Outcome, promote, rollback
 from components.registry.refusals import RefusalError, shown
 from components.registry.verdicts import MAX_DAYS, override
-from components.settings import load_settings
+from components.revision import read_revision
+from components.settings import PARAMS_FILE, load_settings
 from components.stage import USER_ERROR, printable
 
 REFUSED = 1
@@ -65,7 +66,8 @@ def _fail(as_json: bool, status: int, error: dict[str, Any]) -> NoReturn:
     if as_json:
         print(json.dumps({"error": error}, ensure_ascii=False))
     else:
-        print("error: " + "\n".join(printable(line) for line in error["message"].split("\n")), file=sys.stderr)
+        said = "\n".join(printable(line) for line in error["message"].split("\n"))
+        print(f"error: {error['code']}: {said}" if status == REFUSED else f"error: {said}", file=sys.stderr)
     raise SystemExit(status)
 
 
@@ -96,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_reason(command)
     command = add("judge", _judge, "judge a version again: on the project's present photos, policy and champion")
     command.add_argument("version", metavar="VERSION")
+    command.add_argument("--allow-uncommitted", action="store_true", help="although files differ from the commit")
     add("history", _history, "list what happened to a model: who, when, from, to, why")
     command = add("explain", _explain, "tell where a version comes from, its verdict and what became of it")
     command.add_argument("version", metavar="VERSION")
@@ -109,6 +112,8 @@ def _add_reason(command: argparse.ArgumentParser) -> None:
 
 def _promote(args: argparse.Namespace) -> None:
     expected = None if args.expect_champion == "none" else args.expect_champion
+    if expected is not None and (not expected.isascii() or not expected.isdigit() or expected != str(int(expected))):
+        raise InputError(f"--expect-champion: found {expected!r}; give a version as in 3, or none")
     outcome = promote(
         args.name, args.version, expect_champion=expected, why=args.why, who=args.who, key=args.key, tell=True
     )
@@ -136,6 +141,8 @@ def _print_outcome(outcome: Outcome, as_json: bool) -> None:
     repeated = f" (done before, on {event.when} by {event.who})" if outcome.repeated else ""
     print(printable(f"{outcome.name}: {told(event)}{repeated}"))
     print(f"champion: {shown(outcome.champion)}")
+    if outcome.override:
+        print(printable(f"override: {outcome.override}"))
     if outcome.warning:
         print(printable(f"warning: {outcome.warning}"))
 
@@ -147,6 +154,7 @@ def as_json_object(outcome: Outcome) -> dict[str, Any]:
         "champion": outcome.champion,
         "repeated": outcome.repeated,
         "warning": outcome.warning,
+        "override": outcome.override,
         "event": outcome.event.model_dump(mode="json"),
     }
 
@@ -163,16 +171,26 @@ def _judge(args: argparse.Namespace) -> None:
     # Imported here since it brings torch, which no other command waits for.
     from components.registry.judging import judge_again
 
+    if not PARAMS_FILE.exists():
+        raise InputError(f"{Path.cwd()} has no {PARAMS_FILE}, where the policy stands; go to the project's folder")
     keep_freed_memory()
     with redirect_stdout(sys.stderr):  # it shows progress, and stdout is for the answer
-        found = judge_again(args.name, args.version, load_settings(), PREPARED, REPORTS)
+        found = judge_again(
+            args.name,
+            args.version,
+            load_settings(),
+            PREPARED,
+            REPORTS,
+            read_revision(),
+            allow_uncommitted=args.allow_uncommitted,
+        )
     if args.json:
         _print_json(asdict(found))
         return
     print(printable(f"{found.name} version {found.version}: {found.verdict}: {found.reason}"))
     if found.report:
         print(f"report: {found.report}")
-    if found.action == "passed":
+    if found.verdict == "PASSED":
         asked = f"{found.name} {found.version} --expect-champion {shown(found.champion)}"
         print(f"to promote it: vitrine promote {asked} --why TEXT")
 
@@ -204,8 +222,14 @@ def _row(entry: AnyEntry) -> tuple[str, ...]:
         judged,
         override,
         entry.who,
-        describe_verdict(entry) if isinstance(entry, Judged) else entry.why,
+        _why(entry),
     )
+
+
+def _why(entry: AnyEntry) -> str:
+    if isinstance(entry, Judged) and entry.verdict == "FAILED":
+        return f"{entry.why}: {describe_verdict(entry)}"
+    return entry.why
 
 
 def _explain(args: argparse.Namespace) -> None:

@@ -182,6 +182,8 @@ _TOLD: tuple[tuple[str, Told], ...] = (
             "higher",
             "How much more often that classifier finds a category in images of it than in those of the other category "
             "where it finds it most: 0 or less where it is not made, whatever else comes in its place.",
+            least=-1,
+            most=1,
         ),
     ),
     (

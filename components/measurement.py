@@ -59,8 +59,11 @@ def standard_error(replicates: Sequence[float]) -> float | None:
     """Standard error by the grouped jackknife; None unless there are GROUPS finite replicates."""
     if len(replicates) != GROUPS or not all(math.isfinite(value) for value in replicates):
         return None
-    mean = math.fsum(replicates) / GROUPS
-    return math.sqrt((GROUPS - 1) / GROUPS * math.fsum((value - mean) ** 2 for value in replicates))
+    try:
+        mean = math.fsum(replicates) / GROUPS
+        return math.sqrt((GROUPS - 1) / GROUPS * math.fsum((value - mean) ** 2 for value in replicates))
+    except OverflowError:  # finite, but their squares are not
+        return None
 
 
 def wilson_interval(share: float, count: int) -> tuple[float, float]:
@@ -121,7 +124,7 @@ def read_measurement(path: Path) -> Measurement:
         return parse_measurement(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise InputError(f"{path}: not found; run `dvc repro`, or fetch it with `dvc pull`") from None
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, OverflowError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: damaged ({error!r}); run `dvc checkout`, or `dvc repro` to measure anew") from None
 
 
@@ -143,7 +146,7 @@ def _estimates(content: Mapping[str, Any]) -> Estimates:
     return {
         name: Estimate(
             _number(found["value"]),
-            tuple(_number(value) for value in found["replicates"]),
+            tuple(_number(value) for value in _listed(found["replicates"])),
             None if found["floor"] is None else _number(found["floor"]),
             _number(found["least_error"]),
         )
@@ -156,6 +159,13 @@ def _number(found: object) -> float:
     if isinstance(found, bool) or not isinstance(found, int | float | str):
         raise TypeError(f"{found!r} is no number")
     return float(found)
+
+
+def _listed(found: object) -> list[object]:
+    # A text is a sequence too, of digits.
+    if not isinstance(found, list):
+        raise TypeError(f"{found!r} is no list")
+    return found
 
 
 def _text(found: object) -> str:

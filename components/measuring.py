@@ -236,7 +236,7 @@ def _pictured(closest: Sequence[ClosestPair], generated: _Generated, references:
         ClosePair(
             sample=generated.looked_up_NCHW[pair.sample],
             photo=torch.from_numpy(references.train.gather(np.array([pair.train_row]))[0]),
-            label=f"{pair.pixel_distance:.2f}, {pair.relative_distance:.2f} of the next ones'",
+            label=f"{pair.pixel_distance:.2f}, {pair.relative_distance:.2f}x",
         )
         for pair in closest
     )

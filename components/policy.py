@@ -206,7 +206,8 @@ def _hold(metrics: Estimates, check: GateCheck, kind: Kind, category: str | None
         return _failed(kind, check.metric, category, code, metrics.get(check.metric)), text
     estimate = metrics[check.metric]
     assert estimate.interval is not None  # else it were unusable
-    low, high = estimate.interval
+    # A share is surely at most 1: no bound is missed by what cannot be.
+    low, high = possible(check.metric, estimate.interval)
     upper = check.at_most is not None
     threshold = check.at_most if upper else check.at_least
     direction: Literal["at_most", "at_least"] | None = None if threshold is None else "at_most" if upper else "at_least"
@@ -224,9 +225,8 @@ def _hold(metrics: Estimates, check: GateCheck, kind: Kind, category: str | None
     )
     if not missed:
         return result, ""
-    first, last = possible(check.metric, (low, high))
     asked = f"is not surely {'at most' if upper else 'at least'} {threshold:g}"
-    return result, f"{place}: {estimate.value:.4g}, 95% interval {first:.4g} to {last:.4g}, {asked}"
+    return result, f"{place}: {estimate.value:.4g}, 95% interval {low:.4g} to {high:.4g}, {asked}"
 
 
 def _compare(candidate: Estimates, baseline: Baseline, check: ChampionCheck) -> tuple[CheckResult, str]:
@@ -245,13 +245,26 @@ def _compare(candidate: Estimates, baseline: Baseline, check: ChampionCheck) -> 
     result = CheckResult("champion", check.metric, None, difference.value, low, high, 0.0, "below", code)
     if code is None:
         return result, ""
-    margin = check.better_by if superiority else check.worse_by_at_most
-    shown = f"{margin:.4g}{' of it' if check.relative else ''}"
-    asked = f"surely better by more than {shown}" if superiority else f"surely worse by less than {shown}"
     return result, (
-        f"{check.metric}: {mine.value:.4g} is not {asked} than champion {baseline.version} with {theirs.value:.4g} "
-        f"(the 95% interval of what is left to the margin, {low:.4g} to {high:.4g}, is not all below 0)"
+        f"{check.metric}: {mine.value:.4g}, champion {baseline.version} has {theirs.value:.4g}: "
+        f"{_against(check, theirs.value, high)}"
     )
+
+
+def _against(check: ChampionCheck, champion: float, high: float) -> str:
+    """What the interval leaves open, and what was asked, in words.
+
+    Args:
+        high: upper end of how far the candidate is beyond the margin.
+    """
+    margin = check.better_by if check.worse_by_at_most is None else check.worse_by_at_most
+    assert margin is not None  # ChampionCheck has one of the two
+    allowed = (margin if check.better_by is None else -margin) * (abs(champion) if check.relative else 1)
+    worst = high + allowed
+    found = f"it may be worse by {worst:.4g}" if worst > 0 else f"it is surely better by no more than {-worst:.4g}"
+    shown = f"{margin:.4g}{' of that' if check.relative else ''}"
+    asked = f"worse by less than {shown}" if check.better_by is None else f"better by more than {shown}"
+    return f"{found} (95%), asked is surely {asked}"
 
 
 def _difference(mine: Estimate, theirs: Estimate, check: ChampionCheck) -> Estimate:

@@ -109,6 +109,11 @@ def differences(first: str, second: str) -> str:
     )
 
 
+def is_current(text: str) -> bool:
+    """Whether a protocol is of this version of the code."""
+    return _fields(text).get("version") == str(VERSION)
+
+
 def assert_known(text: str) -> None:
     """Refuses what is no protocol, or that of another version of this code.
 

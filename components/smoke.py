@@ -53,7 +53,9 @@ class SmokeTest:
         return not self.reasons
 
 
-def smoke(folder: Path, public_key: Path | None = None, *, timeout: float = 300, max_conditions: int = 64) -> SmokeTest:
+def smoke(
+    folder: Path, public_key: Path | None = None, *, timeout: float = 300, max_conditions: int = 512
+) -> SmokeTest:
     """Tries a package: loads it twice, asks for images of its conditions, and compares them.
 
     Args:

@@ -8,8 +8,8 @@ from typing import Any
 
 from components.check import check_params
 from components.errors import InputError
+from components.revision import read_revision
 from components.stage import explained_errors
-from flows.revision import read_revision
 from infra.health import check_services
 from infra.settings import load_service_settings
 

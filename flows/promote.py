@@ -111,12 +111,13 @@ async def override(name: str, version: int, who: str, why: str, until: str) -> S
 
 
 @flow(name="judge", flow_run_name="judge {name} {version}", persist_result=False)
-async def judge(name: str, version: int) -> State[Any]:
+async def judge(name: str, version: int, allow_uncommitted: bool = False) -> State[Any]:
     """Judges a version again: on the present photos, by the present policy, against the present champion.
 
     Args:
         name: of the registered model.
         version: its number.
+        allow_uncommitted: although files differ from the worker's commit, which the history shows.
     """
     await asyncio.to_thread(bring_outputs, ["prepare"], missing=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -125,6 +126,7 @@ async def judge(name: str, version: int) -> State[Any]:
             await stream(
                 *(sys.executable, "-m", "components.registry.judging", "--name", name, "--version", str(version)),
                 *("--prepared", "data/prepared", "--reports", "reports", "--out", str(out)),
+                *(["--allow-uncommitted"] if allow_uncommitted else []),
             )
         except CommandFailedError as error:
             return Failed(name="Refused", message=str(error))
@@ -144,7 +146,8 @@ def _text(version: int | None) -> str | None:
 async def _told(what: str, outcome: Outcome) -> State[Any]:
     entry = outcome.event
     title = f"{outcome.name}: {what} version {entry.to_version}, before {entry.from_version or 'none'}"
-    warning = f"; warning: {outcome.warning}" if outcome.warning else ""
+    warning = f"; override {outcome.override}" if outcome.override else ""
+    warning += f"; warning: {outcome.warning}" if outcome.warning else ""
     if outcome.repeated:
         return Completed(message=f"{title}: that was done on {entry.when} by {entry.who}{warning}")
     return await _left(

@@ -17,12 +17,12 @@ from components.registry.explaining import explain
 from components.registry.figures import figures_table
 from components.registry.promotion import promote
 from components.registry.refusals import RefusalError
+from components.revision import Revision, lock_digest
 from components.settings import PromoteSettings
 from flows.approval import ask
 from flows.lockfile import bring_outputs, read_entries
 from flows.pages import page_links
 from flows.process import stream
-from flows.revision import Revision, lock_digest
 
 OVERTAKEN = ("CONFLICT", "STALE_BASELINE", "OUTDATED", "ALREADY_CHAMPION")
 """Refusals of a promotion that mean no more than that others were faster."""
@@ -113,14 +113,14 @@ async def promote_passed(decision: Release, settings: PromoteSettings) -> Releas
         if error.code not in OVERTAKEN:
             raise
         return _kept(decision, str(error))
-    return {**decision, "action": "promoted", "champion": decision["version"], "reason": why}
+    return {**decision, "action": "promoted", "champion": decision["version"], "standing": None, "reason": why}
 
 
 async def tell(decision: Release) -> None:
     """Leaves a page about what became of the model, and tells of a rejected one (`promote` tells of others)."""
     page = await asyncio.to_thread(decision_page, decision)
     await create_markdown_artifact(key=f"release-{decision['family']}", markdown=page)  # type: ignore[misc]
-    if decision["action"] == "rejected":
+    if decision["action"] == "rejected" and not decision["repeated"]:
         await asyncio.to_thread(notify, "rejected", _title(decision), page)
 
 
@@ -129,7 +129,8 @@ def gate_told(decision: Release) -> str:
     if decision["verdict"] is None:
         return "Gate unknown; champion unknown"
     champion = f"champion is version {decision['champion']}" if decision["champion"] else "there is no champion"
-    return f"Gate {decision['verdict']}; {champion}"
+    standing = f" ({decision['standing']})" if decision.get("standing") else ""
+    return f"Gate {decision['verdict']}; {champion}{standing}"
 
 
 def _kept(decision: Release, reason: str) -> Release:
@@ -145,7 +146,7 @@ def decision_page(decision: Release) -> str:
     found = explain(decision["name"], decision["version"])
     parts = [
         f"## {_title(decision)}",
-        f"{gate_told(decision)}. {as_markdown(decision['reason'])}",
+        as_markdown(f"{gate_told(decision)}. {decision['reason']}"),
         f"[Report]({decision['report']})" if decision["report"] else "",
         *figures_table(found.figures),
     ]

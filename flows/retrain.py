@@ -16,13 +16,13 @@ from components.check import check_params
 from components.errors import InputError
 from components.notify import notify
 from components.registry.entries import as_markdown
+from components.revision import Revision, read_revision
 from components.settings import FlowSettings, PromoteSettings
 from flows.dag import StageNode, is_up_to_date, read_dag
 from flows.lockfile import bring_outputs, merge_entries, push_outputs, read_entries
 from flows.pages import page_links
 from flows.release import Release, gate_told, judge_model, promote_passed, tell
 from flows.remote import StageFailedError, run_on_pool
-from flows.revision import Revision, read_revision
 
 RESULT = "retrain-result"
 """Key of the artifact with the run's outcome as data."""
@@ -72,7 +72,7 @@ async def retrain(allow_uncommitted: bool = False) -> State[Any]:
 def _require_clean(revision: Revision, allow_uncommitted: bool) -> None:
     if not revision.changed:
         return
-    found = ", ".join(revision.changed[:5]) + (" and more" if len(revision.changed) > 5 else "")
+    found = revision.differing
     if not allow_uncommitted:
         raise InputError(
             f"uncommitted changes in {found}: nobody could say later which code this run ran. Commit them, "

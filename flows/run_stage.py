@@ -11,12 +11,12 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed, Failed
 
 from components.errors import InputError
+from components.revision import read_revision
 from components.stage import USER_ERROR
 from flows.lockfile import Entries, merge_entries, pull_inputs, push_outputs, read_entries
 from flows.pages import record_pages
 from flows.process import CommandFailedError, stream
 from flows.reports import stage_markdown
-from flows.revision import read_revision
 
 INPUT_REFUSED = "Input refused"
 """Name of the state of a stage that its input stopped: another try would end the same."""

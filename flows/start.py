@@ -33,7 +33,8 @@ async def run_and_follow(services: ServiceSettings, settings: FlowSettings, para
         try:
             finished = await follow(client, started.id)
         except asyncio.CancelledError:
-            print(f"\nThe run goes on without this terminal; end it with `prefect flow-run cancel {started.id}`")
+            cancel = f'eval "$(make -s env)"; .venv/bin/prefect flow-run cancel {started.id}'
+            print(f"\nThe run goes on without this terminal; end it with `{cancel}`")
             raise
         result = await _result(client, finished)
     print(summary(finished, result, services), flush=True)

@@ -9,12 +9,13 @@ from mlflow import MlflowClient
 
 from components import tracking
 from components.files import sha256_file
+from components.protocol import VERSION
 from components.registry.explaining import history
 from components.registry.promotion import promote
 from components.registry.verdicts import record_verdict
 
 NAME = "vitrine-gan"
-PROTOCOL = "version=2; features=efflite0; dataset=abc"
+PROTOCOL = f"version={VERSION}; features=efflite0; dataset=abc"
 
 
 def register(weights: bytes, name: str = NAME, **tags: str) -> str:

@@ -6,7 +6,17 @@ from datetime import UTC, datetime
 
 from mlflow import MlflowClient
 
-from components.registry.entries import Change, Judged, MovedByHand, Overridden, Promoted, RolledBack, as_markdown, iso
+from components.registry.entries import (
+    AnyEntry,
+    Change,
+    Judged,
+    MovedByHand,
+    Overridden,
+    Promoted,
+    RolledBack,
+    as_markdown,
+    iso,
+)
 from components.registry.journal import Journal
 from components.registry.refusals import shown
 from components.registry.state import State, fold, last_override, override_in_force
@@ -59,7 +69,7 @@ def description(state: State, version: str, now: datetime) -> str:
     judged, override = state.judged.get(version), last_override(state, version)
     parts = [_first_line(state, version, now)]
     if judged is not None:
-        parts.append(f"Judged on {judged.when}.")
+        parts.append(f"Judged on {judged.when}: {as_markdown(judged.why)}.")
     if override is not None:
         parts.append(f"**Override**: {as_markdown(describe_override(state, override, now))}")
     parts.append(_fate(state, version))
@@ -109,6 +119,15 @@ def describe_override(state: State, override: Overridden, now: datetime) -> str:
         f" and {len(lifted.failures) - 20} more" if lifted.failures[20:] else more
     )
     return f"{status}, by {override.who}: {override.why} (lifts {what})"
+
+
+def lifted_by(state: State, entry: AnyEntry, now: datetime) -> str | None:
+    """Who answers for a promotion whose gate failed; None of all else."""
+    if not isinstance(entry, Promoted) or entry.override is None:
+        return None
+    override = state.entries[entry.override - 1]
+    assert isinstance(override, Overridden)
+    return describe_override(state, override, now)
 
 
 def _fate(state: State, version: str) -> str:

@@ -4,9 +4,12 @@ An entry is the value of an MLflow parameter, so it has to fit in `LIMIT` charac
 """
 
 import getpass
+import hashlib
+import json
 import re
 import socket
 import uuid
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from os import environ
 from typing import Annotated, Any, Literal
@@ -156,6 +159,11 @@ def parse(text: str, where: str) -> AnyEntry:
             f"{where}: no entry that this version of Vitrine understands ({error.errors()[0]['msg']}); "
             "use the newest version; a journal is never to be changed by hand"
         ) from None
+
+
+def digest_of(verdict: Mapping[str, Any]) -> str:
+    """SHA-256 of the whole content of a verdict.json."""
+    return hashlib.sha256(json.dumps(verdict, sort_keys=True).encode()).hexdigest()
 
 
 def stamp(number: int, who: str | None, why: str) -> dict[str, Any]:

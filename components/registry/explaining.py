@@ -131,7 +131,8 @@ def _identity(found: _Found) -> tuple[Fact, ...]:
 def _figures(found: _Found) -> tuple[Figure, ...]:
     if found.run is None:
         return ()
-    kept = figures_kept(found.version.name, str(found.version.version), found.run.info.run_id)
+    judged = found.state.judged.get(str(found.version.version))
+    kept = figures_kept(found.version.name, judged, found.run.info.run_id) if judged else ()
     return kept or figures_of_run(found.run)
 
 

@@ -19,7 +19,7 @@ from components.errors import InputError
 from components.files import write_json
 from components.glossary import shown, shown_interval, told
 from components.measurement import Estimate, Measurement
-from components.registry.entries import as_markdown
+from components.registry.entries import Judged, as_markdown
 from components.registry.marking import folder_of
 
 FIGURES = "figures.json"
@@ -101,8 +101,8 @@ def _asked(check: Mapping[str, Any]) -> str:
     if check["kind"] == "champion":
         if check["low"] is None:
             return "compared with the champion"
-        ends = f"{shown(check['low'])} to {shown(check['high'])}"
-        return f"against the champion, beyond the margin by {shown(check['value'])} ({ends}), all below 0"
+        ends = f"{shown(-check['high'])} to {shown(-check['low'])}"
+        return f"margin left to the champion {shown(-check['value'])} ({ends}), all above 0"
     if check["threshold"] is None:
         return "measured"
     return f"{check['direction'].replace('_', ' ')} {shown(check['threshold'])}"
@@ -113,23 +113,26 @@ def write_figures(path: Path, figures: Iterable[Figure]) -> None:
     write_json(path, {"figures": [asdict(figure) for figure in figures]})
 
 
-def figures_kept(name: str, version: str, run_id: str) -> tuple[Figure, ...]:
-    """The figures of a version's newest verdict; none where none were kept.
+def figures_kept(name: str, judged: Judged, run_id: str) -> tuple[Figure, ...]:
+    """The figures of a verdict; none where none were kept.
 
     Args:
-        run_id: of its training.
+        run_id: of the version's training.
 
     Raises:
         InputError: they are damaged.
     """
-    path = f"{folder_of(name, version)}/{FIGURES}"
-    if path not in {file.path for file in MlflowClient().list_artifacts(run_id, folder_of(name, version))}:
+    folder = folder_of(name, judged.version, judged.digest)
+    path = f"{folder}/{FIGURES}"
+    if path not in {file.path for file in MlflowClient().list_artifacts(run_id, folder)}:
         return ()
     try:
         rows = json.loads(mlflow.artifacts.load_text(f"runs:/{run_id}/{path}"))["figures"]
         return tuple(Figure(**row) for row in rows)
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{name} {version}: {path} in run {run_id} is damaged ({error!r}); judge it anew") from None
+        raise InputError(
+            f"{name} {judged.version}: {path} in run {run_id} is damaged ({error!r}); judge it anew"
+        ) from None
 
 
 def figures_table(figures: Sequence[Figure]) -> list[str]:
@@ -137,7 +140,8 @@ def figures_table(figures: Sequence[Figure]) -> list[str]:
     shown_ones = [figure for figure in figures if figure.category is None or not figure.passed]
     if not shown_ones:
         return []
-    header = ("check", "value (95% interval)", "real photos reach", "champion", "asked")
+    # Prefect's form shows the first columns alone unless it is scrolled.
+    header = ("check", "", "asked", "value (95% interval)", "champion", "real photos reach")
     by_category = [figure for figure in figures if figure.category is not None]
     met = sum(bool(figure.passed) for figure in by_category)
     more = [f"By category {met} of {len(by_category)} checks are met."] if by_category else []
@@ -146,10 +150,10 @@ def figures_table(figures: Sequence[Figure]) -> list[str]:
 
 
 def _cells(figure: Figure) -> tuple[str, ...]:
-    title = f"{told(figure.metric).title}, {figure.category or figure.metric}"
-    met = "" if figure.passed is None else ": met" if figure.passed else ": **missed**"
+    title = told(figure.metric).title + (f", {figure.category}" if figure.category else "")
+    met = "" if figure.passed is None else "met" if figure.passed else "**missed**"
     value = f"{shown(figure.value)} ({figure.interval})"
-    return as_markdown(title), value, shown(figure.real_photos), shown(figure.champion), f"{figure.asked}{met}"
+    return as_markdown(title), met, figure.asked, value, shown(figure.champion), shown(figure.real_photos)
 
 
 def figures_of_run(run: Run) -> tuple[Figure, ...]:

@@ -142,18 +142,35 @@ def open_journal(name: str) -> Journal:
     """
     _connect()
     model = registered_model(name)
-    return Journal(name, model.tags.get(TAG) or _claim(model))
+    run_id = _claimed(model)
+    return Journal(name, run_id if run_id and TAG in model.tags else _claim(model))
 
 
 def find_journal(name: str) -> Journal | None:
     """The same for readers, who make none; found also where the model has lost the tag that points to it."""
     _connect()
     model = registered_model(name)
-    run_id = model.tags.get(TAG)
-    if run_id is None:
-        claim = MlflowClient().get_experiment_by_name(_claim_name(model))
-        run_id = None if claim is None else claim.tags[TAG]
+    run_id = _claimed(model)
     return None if run_id is None else Journal(name, run_id)
+
+
+def _claimed(model: RegisteredModel) -> str | None:
+    """The run that the claim names. A renamed model has none, and is known by its tag alone.
+
+    Raises:
+        InputError: the tag, which anybody may write on the model's page, names another run.
+    """
+    claim = MlflowClient().get_experiment_by_name(_claim_name(model))
+    tag: str | None = model.tags.get(TAG)
+    if claim is None:
+        return tag
+    run_id = str(claim.tags[TAG])
+    if tag not in (None, run_id):
+        raise InputError(
+            f"{model.name}: its tag {TAG} points to run {tag}, its journal is {run_id}; remove the tag on the model's "
+            "page in MLflow, and the right one is found again"
+        )
+    return run_id
 
 
 def registered_model(name: str) -> RegisteredModel:

@@ -7,24 +7,28 @@ from pathlib import Path
 import mlflow
 from mlflow import MlflowClient
 
-from components.registry.entries import Overridden, as_markdown
+from components.registry.entries import Judged, Overridden, as_markdown
 from components.registry.weights import model_version
 
 PAGE, CARD = "report.html", "model_card.md"
 """In the run of the version's training, in `folder_of` it."""
 
 
-def folder_of(name: str, version: str) -> str:
-    """Where a run keeps what people look at about a version."""
-    return f"versions/{name}/{version}"
+def folder_of(name: str, version: str, digest: str) -> str:
+    """Where a run keeps what people look at about a verdict on a version: a later one leaves it as it is.
+
+    Args:
+        digest: of the verdict, see `components.registry.entries.digest_of`.
+    """
+    return f"versions/{name}/{version}/{digest[:8]}"
 
 
-def mark_override(name: str, version: str, override: Overridden) -> None:
-    """Puts an override of a FAILED verdict on top of the page and the card, where there are any without it."""
-    run_id = model_version(name, version).tags.get("vitrine.mlflow_run")
+def mark_override(name: str, judged: Judged, override: Overridden) -> None:
+    """Puts an override of a FAILED verdict on top of its page and card, where there are any without it."""
+    run_id = model_version(name, judged.version).tags.get("vitrine.mlflow_run")
     if run_id is None:
         return
-    folder = folder_of(name, version)
+    folder = folder_of(name, judged.version, judged.digest)
     logged = {Path(file.path).name for file in MlflowClient().list_artifacts(run_id, folder)}
     with tempfile.TemporaryDirectory() as scratch:
         for file, marked in ((PAGE, _marked_page), (CARD, _marked_card)):

@@ -2,7 +2,7 @@
 
 from datetime import UTC, datetime
 
-from components.protocol import differences
+from components.protocol import differences, is_current
 from components.registry.describing import describe_override, describe_verdict
 from components.registry.entries import Judged, Overridden
 from components.registry.refusals import ConflictError, RefusalError, shown
@@ -51,8 +51,10 @@ def permission(name: str, state: State, version: str, expected: str | None) -> t
 def outdated(state: State, judged: Judged) -> str | None:
     """What has changed in how models are judged since this verdict: photos, measure or policy; None: nothing.
 
-    The newest verdict on any version says how that is now, if it is one that counts.
+    The newest verdict on any version says how that is now, if it is one that counts. This very code says it too.
     """
+    if not is_current(judged.protocol):
+        return f"version {judged.version} was judged on {judged.when} by a measure that this version of Vitrine has not"
     verdicts = [entry for entry in state.entries if isinstance(entry, Judged)]
     newest = next((entry for entry in reversed(verdicts) if not _lasting(entry)), judged)
     changed = "the policy" if newest.policy != judged.policy else ""

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 from components.registry.alias import settle
-from components.registry.describing import describe
+from components.registry.describing import describe, lifted_by
 from components.registry.entries import NAME_LIMIT, Promoted, RolledBack, iso, line, stamp
 from components.registry.journal import Journal, open_journal
 from components.registry.model_page import describe_model
@@ -13,6 +13,7 @@ from components.registry.refusals import ConflictError, RefusalError, shown
 from components.registry.state import Reign, State, fold
 from components.registry.telling import tell as tell_people
 from components.registry.weights import check_weights, find_version, model_version
+from components.signing import required_key
 
 REPEATED_WITHIN = timedelta(minutes=10)
 """A rollback that the same person asks for again so soon, with the same reason, is taken for the same one."""
@@ -27,6 +28,7 @@ class Outcome:
         champion: afterwards; another one than the event's if others went on meanwhile.
         repeated: the entry was there already, of an earlier try or of somebody else's same request.
         warning: why a gate would not let this champion pass now, if that is so: a rollback asks no gate.
+        override: who answers for a promotion whose gate failed, until when and why.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Outcome:
     champion: str | None
     repeated: bool
     warning: str | None = None
+    override: str | None = None
 
 
 def promote(
@@ -76,7 +79,7 @@ def promote(
             return _outcome(journal, state, before, repeated=True)
         judged, override = permission(name, state, version, expect_champion)
         if checked != judged.weights_sha256:
-            check_weights(name, version, judged.weights_sha256)
+            _check_package(name, version, judged.weights_sha256)
             checked = judged.weights_sha256
         entry = Promoted(
             **stamp(state.next_number, who, why),
@@ -142,7 +145,7 @@ def rollback(
         if state.champion != expected or expect_champion not in (None, state.champion.version):
             raise ConflictError(name, expect_champion or expected.version, state.champion.version, how(state))
         target, skipped = _target(name, state, to)
-        sha256 = check_weights(name, _version(target), target.weights_sha256)
+        sha256 = _check_package(name, _version(target), target.weights_sha256)
         entry = RolledBack(
             **stamped,
             from_version=state.champion.version,
@@ -156,6 +159,23 @@ def rollback(
             return _outcome(journal, settle(journal), entry, repeated=False)
 
 
+def _check_package(name: str, version: str, expected: str | None) -> str:
+    """Makes sure that production could load the version; returns the SHA-256 of its weights.
+
+    Raises:
+        RefusalError: its weights are others than expected.
+        InputError: it cannot be had, or is not signed as VITRINE_REQUIRE_SIGNATURE asks.
+    """
+    found = check_weights(name, version, expected)
+    if required_key() is not None:
+        # Imported here since it brings torch.
+        from components.registry.champion import registered_weights
+
+        with registered_weights(name, version, found):
+            pass
+    return found
+
+
 def _outcome(journal: Journal, state: State, entry: Promoted | RolledBack, *, repeated: bool) -> Outcome:
     """What came of it, when pages say so and people were told."""
     while True:
@@ -166,9 +186,9 @@ def _outcome(journal: Journal, state: State, entry: Promoted | RolledBack, *, re
             break
         state = newer  # others went on meanwhile: the pages are to say so
     tell_people(journal, own=entry.number)
-    champion = state.champion.version
-    warning = None if champion is None else unanswered(state, champion, datetime.now(UTC))
-    return Outcome(journal.name, entry, champion, repeated, warning)
+    champion, now = state.champion.version, datetime.now(UTC)
+    warning = None if champion is None else unanswered(state, champion, now)
+    return Outcome(journal.name, entry, champion, repeated, warning, lifted_by(state, entry, now))
 
 
 def _asked_for(begun: RolledBack, to: str | None, key: str | None, expect_champion: str | None) -> bool:

@@ -7,8 +7,8 @@ Nothing is promoted here: who promotes, and whether somebody is asked first, the
 import argparse
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -47,7 +47,7 @@ AGAINST_CHAMPION = (Code.NOT_BETTER, Code.TOO_MUCH_WORSE, Code.FIRST_MODEL_HELD)
 """What leaves a good model where it is, and is no failure."""
 
 
-PUT_BACK = "it was champion and somebody put it back; nothing new was measured since"
+PUT_BACK = "but it was champion, somebody put it back, and the same measure says the same: it is left to a person"
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,8 @@ class Decision:
         verdict: PASSED or FAILED; NOT JUDGED of a champion that was there before the journal, or came by hand.
         reason: in words.
         report: address of the report; None if there is none.
+        repeated: all this was said before.
+        standing: what is to be said of the champion's own verdict, where that is not PASSED.
     """
 
     family: str
@@ -71,6 +73,8 @@ class Decision:
     verdict: Literal["PASSED", "FAILED", "NOT JUDGED"]
     reason: str
     report: str | None
+    repeated: bool = False
+    standing: str | None = None
 
 
 def decide(candidate: Candidate, settings: Settings, prepared_dir: Path) -> Decision:
@@ -107,7 +111,7 @@ def judge_version(
     policy = settings.gate[candidate.family]
     rule = _rule(state.champion.version, policy, candidate)
     if state.champion.version == number or (version.tags.get(RULE) == rule and _compared(state, number)):
-        return _settled(candidate.family, name, number, state)
+        return replace(_settled(candidate.family, name, number, state), repeated=True, standing=_standing(state))
     if version.tags.get(SERVED) != SERVES:
         version = _tried_again(version)
     champion, fault = _measured_champion(name, state, settings, prepared_dir)
@@ -123,7 +127,7 @@ def judge_version(
     from components.registry.reporting import leave_report  # torch again
 
     report = leave_report(candidate, version, content, champion, state, settings.evaluate, prepared_dir)
-    record_verdict(name, number, content, report=report)
+    record_verdict(name, number, content, report=report, basis=_basis(candidate.lineage))
     _mark_answered(journal, number)
     client = mlflow.MlflowClient()
     # What failed for no fault of the model's is tried again the next time.
@@ -131,15 +135,35 @@ def judge_version(
         client.set_model_version_tag(name, number, RULE, rule)
     if verdict.passed:
         client.set_registered_model_alias(name, CHALLENGER, number)
-    return _decided(candidate.family, name, number, verdict, state, report)
+    return replace(_decided(candidate.family, name, number, verdict, state, report), standing=_standing(state))
+
+
+def _standing(state: State) -> str | None:
+    """On what a champion stands that has not passed its gate."""
+    version = state.champion.version
+    judged = None if version is None else state.judged.get(version)
+    if version is None or (judged is not None and judged.verdict == "PASSED"):
+        return None
+    if judged is None:
+        return "no gate has judged it"
+    override = last_override(state, version)
+    by = f"override {describe_override(state, override, datetime.now(UTC))}" if override else "nobody answers for it"
+    return f"its gate FAILED, {by}"
+
+
+def _basis(lineage: Mapping[str, str]) -> str:
+    """Whose policy and code it was."""
+    commit = lineage.get("vitrine.git_commit")
+    dirty = " with uncommitted changes" if lineage.get("vitrine.git_dirty") == "true" else ""
+    return f"by policy and code of commit {commit[:10]}{dirty}" if commit else ""
 
 
 def _mark_answered(journal: Journal, version: str) -> None:
     """Has the new report tell of somebody who answers for the version: by an override of before, or of meanwhile."""
     state = fold(journal.read())
-    override = override_in_force(state, version, datetime.now(UTC))
-    if override is not None and state.judged[version].verdict == "FAILED":
-        mark_override(journal.name, version, override)
+    judged, override = state.judged[version], override_in_force(state, version, datetime.now(UTC))
+    if override is not None and judged.verdict == "FAILED":
+        mark_override(journal.name, judged, override)
 
 
 def _compared(state: State, version: str) -> bool:
@@ -220,7 +244,7 @@ def _decided(family: str, name: str, version: str, verdict: Verdict, state: Stat
     if not verdict.passed:
         action = "kept" if all(found.code in AGAINST_CHAMPION for found in verdict.reasons) else "rejected"
     elif was_rolled_back(state, version):
-        action, reason = "kept", PUT_BACK
+        action, reason = "kept", f"{reason}; {PUT_BACK}"
     return Decision(family, name, action, version, champion, word, reason, report)
 
 
@@ -235,17 +259,17 @@ def _settled(family: str, name: str, version: str, state: State) -> Decision:
     if champion == version:
         verdict = judged.verdict if judged else "NOT JUDGED"
         reason = f"version {version} is the champion"
-        if verdict == "FAILED":
-            override = last_override(state, version)
-            reason += f", by override: {describe_override(state, override, datetime.now(UTC))}" if override else ""
         return Decision(
             family, name, "unchanged", version, champion, verdict, reason, judged.report if judged else None
         )
     assert judged is not None  # else it were judged now
-    action: Literal["passed", "kept", "unchanged"] = "unchanged" if judged.verdict == "FAILED" else "passed"
+    action: Literal["passed", "kept", "rejected", "unchanged"] = "passed"
+    if judged.verdict == "FAILED":
+        only_beaten = all(failure.split()[0] in AGAINST_CHAMPION for failure in judged.failures)
+        action = "unchanged" if only_beaten else "rejected"
     reason = "; ".join(judged.reasons) or "judged before by the same policy against the same champion"
     if action == "passed" and was_rolled_back(state, version):
-        action, reason = "kept", PUT_BACK
+        action, reason = "kept", f"{reason}; {PUT_BACK}"
     return Decision(family, name, action, version, champion, judged.verdict, reason, judged.report)
 
 

@@ -21,6 +21,7 @@ from components.pictures import Comparison, compare
 from components.policy import Baseline
 from components.registry import explaining
 from components.registry.candidates import IMAGES, SIGNER, Candidate
+from components.registry.entries import digest_of
 from components.registry.figures import FIGURES, figures_of, write_figures
 from components.registry.marking import CARD, PAGE, folder_of
 from components.registry.state import State
@@ -80,7 +81,7 @@ def leave_report(
         write_figures(out / FIGURES, figures_of(verdict, measured, rival))
         for name, picture in {**pictures, COMPARISON: comparison.sheet()}.items():
             picture.save(out / name, format="PNG")
-        folder = folder_of(version.name, judged.number)
+        folder = folder_of(version.name, judged.number, digest_of(verdict))
         mlflow.log_artifacts(scratch, folder)
         mlflow.set_tag(VERDICT, verdict["verdict"])
         return tracking.run_page(run.info.experiment_id, run.info.run_id, f"{folder}/{PAGE}")

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 
 from components.notify import ADDRESSES, Event, notify
+from components.registry.describing import lifted_by
 from components.registry.entries import Overridden, Promoted, RolledBack, iso
 from components.registry.explaining import told
 from components.registry.journal import Journal, Record
@@ -57,6 +58,8 @@ def _message(name: str, state: State, entry: Promoted | RolledBack | Overridden)
     judged = state.judged.get(version)
     if judged is not None:
         lines.append(f"gate: {judged.verdict}" + (f", {judged.report}" if judged.report else ""))
+    if by := lifted_by(state, entry, datetime.now(UTC)):
+        lines.append(f"override: {by}")
     if isinstance(entry, RolledBack) and (warning := unanswered(state, version, datetime.now(UTC))):
         lines.append(f"warning: {warning}")
     return event, title, "\n".join(lines)

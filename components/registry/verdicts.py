@@ -1,7 +1,5 @@
 """Notes down what a gate said, and who answers for a version that it did not pass."""
 
-import hashlib
-import json
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeGuard
@@ -9,7 +7,7 @@ from typing import Any, TypeGuard
 from components.errors import InputError
 from components.registry.alias import settle
 from components.registry.describing import describe
-from components.registry.entries import LIMIT, AnyEntry, Judged, Overridden, iso, line, stamp
+from components.registry.entries import LIMIT, AnyEntry, Judged, Overridden, digest_of, iso, line, stamp
 from components.registry.journal import Journal, open_journal
 from components.registry.marking import mark_override
 from components.registry.model_page import describe_model
@@ -30,7 +28,13 @@ ROOM = LIMIT - 500
 
 
 def record_verdict(
-    name: str, version: str, verdict: Mapping[str, Any], *, report: str | None = None, who: str | None = None
+    name: str,
+    version: str,
+    verdict: Mapping[str, Any],
+    *,
+    report: str | None = None,
+    basis: str = "",
+    who: str | None = None,
 ) -> Judged:
     """Notes a gate's verdict on a registered version; the same one again is noted once, unless it was outdated.
 
@@ -38,6 +42,7 @@ def record_verdict(
         verdict: content of verdict.json: verdict, reasons, weights_sha256, protocol, policy, baseline. The
             baseline names the champion also where that could not be measured.
         report: address of the evaluation's report.
+        basis: whose policy and code it was, in words.
 
     Raises:
         InputError: the verdict is damaged, or contradicts itself, or there is no such version.
@@ -51,7 +56,7 @@ def record_verdict(
         if known is not None and known.digest == fields["digest"] and outdated(state, known) is None:
             _shown(journal, state, version)
             return known
-        entry = _fitted(Judged(**stamp(state.next_number, who, f"gate {fields['verdict']}"), **fields))
+        entry = _fitted(Judged(**stamp(state.next_number, who, f"gate {fields['verdict']} {basis}"), **fields))
         if journal.append(entry):
             _shown(journal, settle(journal), version)
             return entry
@@ -82,13 +87,19 @@ def override(
         judged = state.judged.get(version)
         if judged is None or judged.verdict == "PASSED":
             said = "no gate has judged" if judged is None else "the gate has passed"
-            raise RefusalError("NOTHING_TO_OVERRIDE", f"{name}: {said} version {version}: nothing to override")
+            aged = judged and outdated(state, judged)
+            more = (
+                f". But {aged}: no override lifts that, `vitrine judge {name} {version}` judges it again"
+                if aged
+                else ""
+            )
+            raise RefusalError("NOTHING_TO_OVERRIDE", f"{name}: {said} version {version}: nothing to override{more}")
         stamped = stamp(state.next_number, who, why)
         entry = Overridden(**stamped, version=version, until=end, judged=judged.number, tell=tell)
         given = next((found for found in state.entries if _same(found, entry)), None)
         if given is not None or journal.append(entry):
             entry = given or entry
-            mark_override(name, version, entry)
+            mark_override(name, judged, entry)
             _shown(journal, settle(journal), version, own=entry.number)
             return entry
 
@@ -117,7 +128,8 @@ def _until(text: str, now: datetime) -> str:
     except (ValueError, OverflowError):
         raise InputError(f"until: found {text!r}; give a day or a moment, as in {_example(now)}") from None
     if not now < end <= _end_of(last):
-        raise InputError(f"until: found {text!r}; it must be in the future, {last} is the last day allowed")
+        wrong = "it is over" if end <= now else f"that is more than {MAX_DAYS} days ahead"
+        raise InputError(f"until: found {text!r}; {wrong}: give a moment in the future, {last} is the last day allowed")
     return iso(end)
 
 
@@ -138,7 +150,6 @@ def _fields(version: str, verdict: Mapping[str, Any], report: str | None) -> dic
             raise ValueError(f"verdict is {word!r}")
         if (word == "PASSED") != (not reasons):
             raise ValueError(f"{word} with {len(reasons)} reasons")
-        digest = hashlib.sha256(json.dumps(verdict, sort_keys=True).encode()).hexdigest()
         return {
             "version": version,
             "verdict": word,
@@ -150,7 +161,7 @@ def _fields(version: str, verdict: Mapping[str, Any], report: str | None) -> dic
             "policy": None if verdict.get("policy") is None else _text(verdict["policy"]),
             "baseline": None if baseline is None else _text(baseline["version"]),
             "report": None if report is None else line("report", report, 1000),
-            "digest": digest,
+            "digest": digest_of(verdict),
         }
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(

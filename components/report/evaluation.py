@@ -36,8 +36,8 @@ PICTURES = {
     ),
     "closest_pairs.png": (
         "Closest to a training photo",
-        "Those of the generated images that lie nearest to one: look for copies. A photo that many articles "
-        "resemble is no proof.",
+        "Those of the generated images that lie nearest to one: look for copies. Below each pair its distance, and how "
+        "many times that of the next photos it is. A photo that many articles resemble is no proof.",
     ),
     "reconstructions.png": ("Reconstructions", "Held-out photos, and what comes back from encoder and decoder."),
 }
@@ -147,7 +147,7 @@ def _sections(page: EvaluationPage) -> dict[str, Any]:
         "checks": page.verdict["checks"],
         "groups": [(group, found) for group in GROUPS if (found := [row for row in rows if row.told.group == group])],
         "comparable": page.champion is not None and _comparable(page) is not None,
-        "columns": _columns(measured.by_category),
+        "columns": _columns(measured.by_category, page.verdict["checks"]),
         "categories": _categories(measured.by_category, page.verdict["checks"]),
         "pictures": [
             (*PICTURES[name], data_uri(page.pictures[name]), page.pictures[name].width)
@@ -212,16 +212,20 @@ def surely(row: Row) -> str:
     return "surely better" if (ends[1] < 0) == (row.told.better == "lower") else "surely worse"
 
 
-def _columns(by_category: Mapping[str, Estimates]) -> list[str]:
-    return list(dict.fromkeys(metric for metrics in by_category.values() for metric in metrics))
+def _columns(by_category: Mapping[str, Estimates], checks: Iterable[Mapping[str, Any]]) -> list[str]:
+    """Metrics that were measured by category, those that are asked for first: a wide table is seen in part."""
+    gated = {check["metric"] for check in checks if check["category"] is not None}
+    measured = dict.fromkeys(metric for metrics in by_category.values() for metric in metrics)
+    return sorted(measured, key=lambda metric: metric not in gated)
 
 
 def _categories(
-    by_category: Mapping[str, Estimates], checks: Iterable[Mapping[str, Any]]
+    by_category: Mapping[str, Estimates], checks: Sequence[Mapping[str, Any]]
 ) -> list[tuple[str, list[Cell]]]:
     """Per category a cell for each of the columns."""
     failed = {(check["category"], check["metric"]) for check in checks if not check["passed"]}
-    worst = {(_worst(metric, by_category), metric) for metric in _columns(by_category)}
+    columns = _columns(by_category, checks)
+    worst = {(_worst(metric, by_category), metric) for metric in columns}
 
     def cell(category: str, metric: str) -> Cell:
         estimate, place = by_category[category].get(metric), (category, metric)
@@ -231,7 +235,6 @@ def _categories(
             return Cell(estimate, "bad")
         return Cell(estimate, "worst" if place in worst else "")
 
-    columns = _columns(by_category)
     return [(category, [cell(category, metric) for metric in columns]) for category in by_category]
 
 

@@ -213,7 +213,7 @@ def apt_repository(folder: Path, content: Path) -> None:
     (root / "DEBIAN").mkdir()
     (root / "DEBIAN" / "control").write_text(control)
     package = folder / f"{files.DEBIAN_PACKAGE}_1_all.deb"
-    subprocess.run(["dpkg-deb", "-Znone", "--root-owner-group", "-b", root, package], check=True, capture_output=True)
+    subprocess.run(["dpkg-deb", "-Znone", "--root-owner-group", "-b", root, package], check=True)
     digest = hashlib.sha256(package.read_bytes()).hexdigest()
     stanza = f"{control}Filename: ./{package.name}\nSize: {package.stat().st_size}\nSHA256: {digest}\n"
     (folder / "Packages").write_text(stanza)

@@ -103,6 +103,40 @@ def test_whatever_cannot_be_decided_fails_under_its_own_name(kind: str, found: E
     assert "recall" in verdict.reasons[0].text
 
 
+@pytest.mark.parametrize(
+    ("check", "value"),
+    [(GateCheck(metric="precision_efflite0", at_least=0), 0.1), (GateCheck(metric="duplicates", at_most=1), 1.0)],
+)
+def test_what_a_metric_cannot_be_misses_no_threshold(check: GateCheck, value: float) -> None:
+    estimates = {check.metric: estimate(value, 0.3)}
+    assert judge(measured(**estimates), policy(thresholds=[check])).passed
+
+
+@pytest.mark.parametrize(
+    ("check", "mine", "told"),
+    [
+        (
+            {"direction": "minimize", "better_by": 1},
+            47,
+            "fd: 47, champion 3 has 50: it is surely better by no",
+        ),
+        ({"direction": "minimize", "better_by": 0}, 80, "fd: 80, champion 3 has 50: it may be worse by 3"),
+        ({"direction": "maximize", "worse_by_at_most": 5}, 40, "fd: 40, champion 3 has 50: it may be worse by 1"),
+        (
+            {"direction": "maximize", "worse_by_at_most": 0.1, "relative": True},
+            44,
+            "worse by less than 0.1 of that",
+        ),
+    ],
+)
+def test_a_comparison_says_what_the_interval_leaves_open(check: dict[str, Any], mine: float, told: str) -> None:
+    asked = policy(champion=[ChampionCheck(metric="fd", **check)])
+    champion = measured(fd=estimate(50, 1))
+    verdict = judge_against(measured(fd=estimate(mine, 1)), asked, Baseline("3", champion))
+    (text,) = [reason.text for reason in verdict.reasons if "champion" in reason.text]
+    assert told in text
+
+
 def test_required_metrics_need_no_threshold() -> None:
     asked = policy(required=["coverage"])
     assert judge(measured(coverage=estimate(-5, 100)), asked).passed

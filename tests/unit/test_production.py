@@ -85,6 +85,18 @@ def test_the_champion_is_loaded_by_its_name_alone(registry: Path, monkeypatch: p
     assert first_image(load_production(NAME, public_key=registry / "signing.pub")) == png
 
 
+def test_what_production_would_refuse_is_not_promoted(registry: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert registry.exists()
+    client = mlflow.MlflowClient()
+    unsigned = str(client.get_model_version_by_alias(NAME, "challenger").version)
+    champion = str(client.get_model_version_by_alias(NAME, "champion").version)
+    record_verdict(NAME, unsigned, verdict(unsigned, champion))
+    monkeypatch.setenv(REQUIRE, "signing.pub")
+    with pytest.raises(InputError, match="sign"):
+        promote(NAME, unsigned, expect_champion=champion, why="as good")
+    assert str(client.get_model_version_by_alias(NAME, "champion").version) == champion
+
+
 def test_what_python_left_in_a_store_does_no_harm_and_is_not_run(registry: Path) -> None:
     """A store in a local folder: MLflow has loaded the model right there."""
     version = mlflow.MlflowClient().get_model_version_by_alias(NAME, "champion")

@@ -59,7 +59,7 @@ def test_each_check_has_its_figure() -> None:
     assert fd.high is not None
     assert 11.4 < fd.low < 11.5 < 13.5 < fd.high < 13.6
     assert found["champion", "fd_efflite0", None].value == 12.5
-    assert found["champion", "fd_efflite0", None].asked.startswith("against the champion, beyond the margin by −3.75")
+    assert found["champion", "fd_efflite0", None].asked.startswith("margin left to the champion 3.75")
     assert not found["memorisation", "copying_ct", None].passed
     assert found["memorisation", "copying_ct", None].champion is None
     assert found["by_category", "condition_fidelity", "bag|x"].value == 0.25
@@ -82,10 +82,10 @@ def test_what_was_not_measured_has_no_value() -> None:
 def test_the_form_shows_checks_over_all_images_and_failed_ones_of_categories() -> None:
     table, more = figures_table(figures())
     head, line, *rows = table.splitlines()
-    assert head == "| check | value (95% interval) | real photos reach | champion | asked |"
+    assert head == "| check |  | asked | value (95% interval) | champion | real photos reach |"
     assert [row.count("| ") for row in rows] == [line.count("| ")] * 5
     (fd,) = [row for row in rows if "at most 30" in row]
-    assert fd.startswith("| Fréchet distance, fd\\_efflite0 | 12.5 (11.5 to 13.5) | 2.25 | 14.2 | at most 30: met")
+    assert fd.startswith("| Fréchet distance | met | at most 30 | 12.5 (11.5 to 13.5) | 14.2 | 2.25 |")
     assert "bag\\|x" in rows[3]
     assert "**missed**" in rows[3]
     assert "dress" not in table
@@ -93,8 +93,8 @@ def test_the_form_shows_checks_over_all_images_and_failed_ones_of_categories() -
     assert figures_table([]) == []
 
 
-def judged_with_figures(tmp_path: Path) -> tuple[str, str]:
-    """A version whose run holds figures; and the run."""
+def judged_with_figures(tmp_path: Path) -> tuple[str, str, str]:
+    """A version that was judged; its run, and the verdict's digest."""
     tracking.connect()
     with mlflow.start_run() as run:
         write_figures(tmp_path / "figures.json", figures())
@@ -104,18 +104,16 @@ def judged_with_figures(tmp_path: Path) -> tuple[str, str]:
         mlflow.log_params(PARAMS)
     run_id = str(run.info.run_id)
     version = register(b"one", **{"vitrine.mlflow_run": run_id, "vitrine.git_commit": "c0ffee"})
-    record_verdict(
-        NAME, version, verdict(version, None, ("THRESHOLD_MISSED", "copying_ct", None)), report="http://mlflow/report"
-    )
-    return version, run_id
+    failed = verdict(version, None, ("THRESHOLD_MISSED", "copying_ct", None))
+    return version, run_id, record_verdict(NAME, version, failed, report="http://mlflow/report").digest
 
 
 @pytest.mark.usefixtures("project")
 def test_an_explanation_leads_with_what_people_look_for(tmp_path: Path) -> None:
-    version, run_id = judged_with_figures(tmp_path)
+    version, run_id, digest = judged_with_figures(tmp_path)
     (before,) = explain(NAME, version).figures
     assert before == Figure("fd_efflite0", None, 9.0, 8.0, None)
-    MlflowClient().log_artifact(run_id, str(tmp_path / "figures.json"), folder_of(NAME, version))
+    MlflowClient().log_artifact(run_id, str(tmp_path / "figures.json"), folder_of(NAME, version, digest))
     found = explain(NAME, version)
     assert found.figures == figures()
     lines = explained(found)
@@ -137,7 +135,7 @@ def test_an_explanation_leads_with_what_people_look_for(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("project")
 def test_an_explanation_names_parameters_and_places(tmp_path: Path) -> None:
-    version, run_id = judged_with_figures(tmp_path)
+    version, run_id, _ = judged_with_figures(tmp_path)
     client = MlflowClient()
     lines = explained(explain(NAME, version))
     start = lines.index("Parameters") + 1
@@ -154,8 +152,8 @@ def test_an_explanation_names_parameters_and_places(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("project")
 def test_whoever_is_asked_sees_verdict_champion_and_figures(tmp_path: Path) -> None:
-    version, run_id = judged_with_figures(tmp_path)
-    MlflowClient().log_artifact(run_id, str(tmp_path / "figures.json"), folder_of(NAME, version))
+    version, run_id, digest = judged_with_figures(tmp_path)
+    MlflowClient().log_artifact(run_id, str(tmp_path / "figures.json"), folder_of(NAME, version, digest))
     decision = {
         "name": NAME,
         "version": version,
@@ -169,15 +167,17 @@ def test_whoever_is_asked_sees_verdict_champion_and_figures(tmp_path: Path) -> N
     assert title == f"## {NAME} version {version}: passed"
     assert said == "Gate PASSED; champion is version 7. all checks \\| passed"
     assert report == "[Report](http://mlflow/report)"
-    assert "| 12.5 (11.5 to 13.5) | 2.25 | 14.2 | at most 30: met |" in table
+    assert "| met | at most 30 | 12.5 (11.5 to 13.5) | 14.2 | 2.25 |" in table
     assert "there is no champion" in decision_page({**decision, "champion": None, "report": None})
+    told = gate_told({**decision, "standing": "its gate FAILED, override in force"})
+    assert told == "Gate PASSED; champion is version 7 (its gate FAILED, override in force)"
     assert gate_told({**decision, "verdict": None, "champion": None}) == "Gate unknown; champion unknown"
 
 
 @pytest.mark.usefixtures("project")
 def test_damaged_figures_are_told(tmp_path: Path) -> None:
-    version, run_id = judged_with_figures(tmp_path)
-    MlflowClient().log_text(run_id, '{"figures": [{"metric": 1}]}', f"{folder_of(NAME, version)}/figures.json")
+    version, run_id, digest = judged_with_figures(tmp_path)
+    MlflowClient().log_text(run_id, '{"figures": [{"metric": 1}]}', f"{folder_of(NAME, version, digest)}/figures.json")
     with pytest.raises(InputError, match=r"figures.json in run .* is damaged"):
         explain(NAME, version)
 

@@ -70,9 +70,10 @@ def test_a_model_that_points_to_another_run_is_told_and_nothing_is_promoted() ->
     another = open_journal("vitrine-vae").run_id
     client = MlflowClient()
     anything = client.get_model_version(NAME, "1").run_id
-    for run_id, what in ((another, "the journal of vitrine-vae"), (anything, "no journal")):
+    forged = client.create_run("0", tags={JOURNAL_OF: NAME}).info.run_id
+    for run_id in (another, anything, forged):
         client.set_registered_model_tag(NAME, TAG, run_id)
-        with pytest.raises(InputError, match=f"points to run {run_id}, which is {what}; remove the tag"):
+        with pytest.raises(InputError, match=f"points to run {run_id}, its journal is {own}; remove the tag"):
             promote(NAME, second, expect_champion="1", why="better")
     client.delete_registered_model_tag(NAME, TAG)
     assert promote(NAME, second, expect_champion="1", why="better").champion == "2"

@@ -40,7 +40,7 @@ def test_an_override_lets_a_failed_version_pass_and_is_shown_everywhere() -> Non
     assert isinstance(outcome.event, Promoted)
     assert (alias(), outcome.event.override) == (version, given.number)
     found = MlflowClient().get_model_version(NAME, version)
-    shown = [found.tags[OVERRIDE_TAG], str(found.description), facts(version)["override"]]
+    shown = [found.tags[OVERRIDE_TAG], str(found.description), facts(version)["override"], outcome.override or ""]
     # A description is Markdown: signs that would mean something there stand behind a backslash.
     for text in (text.replace("\\", "") for text in shown):
         assert f"in force until {given.until}, by chief: the fair is tomorrow" in text

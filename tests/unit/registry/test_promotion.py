@@ -11,7 +11,7 @@ from components.registry.explaining import explain, history
 from components.registry.promotion import Outcome, promote, rollback
 from components.registry.refusals import ConflictError, RefusalError
 from components.registry.verdicts import override, record_verdict
-from tests.registering import NAME, alias, champions, kinds, passed, register, stored_weights, verdict
+from tests.registering import NAME, PROTOCOL, alias, champions, kinds, passed, register, stored_weights, verdict
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -80,7 +80,7 @@ def test_a_comparison_with_another_champion_is_stale_also_under_an_override() ->
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"protocol": "version=2; features=efflite0; dataset=new"}, r"the protocol in dataset \(abc and new\)"),
+        ({"protocol": PROTOCOL.replace("abc", "new")}, r"the protocol in dataset \(abc and new\)"),
         ({"policy": "0123456789ab"}, "the policy"),
     ],
 )
@@ -104,6 +104,12 @@ def test_a_verdict_is_outdated_once_models_are_judged_otherwise(change: dict[str
     refused("OUTDATED", newer, "1")
     record_verdict(NAME, newer, {**verdict(newer, "1"), **change})
     assert promote(NAME, newer, expect_champion="1", why="judged as it is done now").champion == newer
+
+
+def test_a_verdict_by_an_older_measure_promotes_nobody() -> None:
+    old = register(b"one")
+    record_verdict(NAME, old, {**verdict(old, None), "protocol": "version=1; features=efflite0"})
+    assert "by a measure that this version of Vitrine has not" in str(refused("OUTDATED", old, None))
 
 
 def test_a_verdict_that_could_not_be_used_makes_no_other_outdated() -> None:

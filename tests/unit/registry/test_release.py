@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,6 +27,7 @@ from components.registry import promotion, registering, telling
 from components.registry.candidates import Candidate
 from components.registry.entries import Judged
 from components.registry.explaining import explain, history
+from components.registry.marking import folder_of
 from components.registry.promotion import promote, rollback
 from components.registry.refusals import RefusalError
 from components.registry.registering import register_candidate
@@ -34,7 +36,7 @@ from components.registry.verdicts import override, record_verdict
 from components.settings import GatePolicy, Settings, load_settings
 from components.smoke import SmokeTest, smoke
 from tests.prepared import write_prepared
-from tests.project import set_params
+from tests.project import commit, git, set_params
 from tests.registering import register, set_alias, verdict
 from tests.small import small_settings
 
@@ -124,6 +126,19 @@ def judged(version: str) -> Judged:
     return [entry for entry in history(NAME) if isinstance(entry, Judged) and entry.version == version][-1]
 
 
+def shown_of(found: Candidate, version: str) -> Path:
+    """Where report and model card of the newest verdict lie, as they were logged."""
+    run_id = tracking.read_run_id(found.reports_dir / "run.json")
+    folder = folder_of(NAME, version, judged(version).digest)
+    return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=folder))
+
+
+def texts_of(found: Candidate, version: str) -> tuple[str, str]:
+    """Report and model card."""
+    folder = shown_of(found, version)
+    return (folder / "report.html").read_text(), (folder / "model_card.md").read_text()
+
+
 def champion_of(project: Path) -> Candidate:
     """A first champion."""
     first = candidate(project, 1)
@@ -156,9 +171,8 @@ def test_report_and_card_lie_in_the_trainings_run(project: Path, monkeypatch: py
     monkeypatch.setenv("PREFECT_UI_URL", "http://prefect.example:4200")
     found = candidate(project, 1)
     decided(project, found)
-    run_id = tracking.read_run_id(found.reports_dir / "run.json")
-    folder = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=f"versions/{NAME}/1"))
-    page, card = (folder / "report.html").read_text(), (folder / "model_card.md").read_text()
+    run_id, folder = tracking.read_run_id(found.reports_dir / "run.json"), shown_of(found, "1")
+    page, card = texts_of(found, "1")
     assert NAME in page
     assert "passed" in page.lower()
     assert "data:image/" in page
@@ -224,15 +238,21 @@ def test_a_promotion_killed_before_its_pages_and_messages_is_completed_by_the_ne
 def test_a_model_that_is_no_better_leaves_the_champion(project: Path) -> None:
     first = champion_of(project)
     better = [{"metric": "fd_efflite0", "direction": "minimize", "better_by": 0.0}]
-    decision = decided(project, candidate(project, 2, like=first), champion=better)
+    found = candidate(project, 2, like=first)
+    decision = decided(project, found, champion=better)
     assert (decision.action, decision.verdict, decision.champion) == ("kept", "FAILED", "1")
     assert judged("2").failures == ("NOT_BETTER fd_efflite0",)
-    assert "surely better" in decision.reason
+    assert "asked is surely better by more than 0" in decision.reason
+    again = decided(project, found, champion=better)
+    assert (again.action, again.repeated) == ("unchanged", True)
 
 
 def test_a_failed_gate_is_registered_to_be_looked_at_and_cannot_be_promoted(project: Path) -> None:
-    decision = decided(project, candidate(project, 1), thresholds=[{"metric": "fd_efflite0", "at_most": 0.5}])
-    assert (decision.action, decision.verdict) == ("rejected", "FAILED")
+    found, strict = candidate(project, 1), [{"metric": "fd_efflite0", "at_most": 0.5}]
+    decision = decided(project, found, thresholds=strict)
+    assert (decision.action, decision.verdict, decision.repeated) == ("rejected", "FAILED", False)
+    again = decided(project, found, thresholds=strict)
+    assert (again.action, again.verdict, again.repeated) == ("rejected", "FAILED", True)
     assert judged("1").failures == ("THRESHOLD_MISSED fd_efflite0",)
     with pytest.raises(InputError, match="the gate did not pass version 1"):
         promote(NAME, "1", expect_champion=None, why="I want to")
@@ -243,37 +263,33 @@ def test_an_override_is_shown_on_page_and_card(project: Path) -> None:
     decided(project, found, thresholds=[{"metric": "fd_efflite0", "at_most": 0.5}])
     until = (datetime.now(UTC) + timedelta(days=7)).date().isoformat()
     override(NAME, "1", who="anna", why="only <b>for</b> the spring *page*", until=until)
-    run_id = tracking.read_run_id(found.reports_dir / "run.json")
-    folder = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=f"versions/{NAME}/1"))
-    page, card = (folder / "report.html").read_text(), (folder / "model_card.md").read_text()
+    page, card = texts_of(found, "1")
     assert "Overridden by anna until" in page
     assert "only &lt;b&gt;for&lt;/b&gt; the spring *page*" in page
     assert r"only \<b\>for\</b\> the spring \*page\*" in card.split("\n## ")[0]
     promote(NAME, "1", expect_champion=None, why="anna answers for it")
+    standing = decided(project, found).standing or ""
+    assert standing.startswith("its gate FAILED, override in force until")
     assert "Override" in str(MlflowClient().get_model_version(NAME, "1").description)
-
-
-def shown_of(found: Candidate, version: str) -> tuple[str, str]:
-    """Report and model card, as they were logged."""
-    run_id = tracking.read_run_id(found.reports_dir / "run.json")
-    folder = Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=f"versions/{NAME}/{version}"))
-    return (folder / "report.html").read_text(), (folder / "model_card.md").read_text()
 
 
 def test_a_new_report_tells_of_an_override_while_it_covers_the_verdict(project: Path) -> None:
     found = candidate(project, 1)
     failing = [{"metric": "fd_efflite0", "at_most": 0.5}]
     decided(project, found, thresholds=failing)
+    first = shown_of(found, "1")
     until = (datetime.now(UTC) + timedelta(days=7)).date().isoformat()
     override(NAME, "1", who="anna", why="for the fair", until=until)
     decided(project, found, thresholds=[{"metric": "fd_efflite0", "at_most": 0.4}])
-    assert all("Overridden" in text for text in shown_of(found, "1"))
+    assert all("Overridden" in text for text in texts_of(found, "1"))
     more = [*failing, {"metric": "precision_efflite0", "at_least": 1.5}]
     decided(project, found, thresholds=more)
-    assert not any("Overridden" in text for text in shown_of(found, "1"))
+    assert not any("Overridden" in text for text in texts_of(found, "1"))
     decided(project, found)
     assert judged("1").verdict == "PASSED"
-    assert not any("Overridden" in text for text in shown_of(found, "1"))
+    # What an earlier verdict stood on is still to be seen.
+    assert "does not pass" in (first / "report.html").read_text()
+    assert not any("Overridden" in text for text in texts_of(found, "1"))
 
 
 def test_an_older_version_is_judged_again_as_things_are_now(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -293,18 +309,27 @@ def test_an_older_version_is_judged_again_as_things_are_now(project: Path, capsy
     (project / "data").mkdir()
     (project / "prepared").rename(project / "data/prepared")
     capsys.readouterr()
-    cli.main(["judge", NAME, "2", "--json"])
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    commit(project, "Start")
+    (project / "params.yaml").write_text((project / "params.yaml").read_text() + "# a change\n")
+    with pytest.raises(SystemExit):
+        cli.main(["judge", NAME, "2"])
+    assert "nobody could say later by which policy version 2 was judged" in capsys.readouterr().err
+    cli.main(["judge", NAME, "2", "--json", "--allow-uncommitted"])
     answer = json.loads(capsys.readouterr().out)
     assert (answer["action"], answer["verdict"], answer["champion"]) == ("passed", "PASSED", "1")
     assert "seed=8" in judged("2").protocol
+    commit_hash = git(project, "rev-parse", "HEAD")[:10]
+    assert judged("2").why == f"gate PASSED by policy and code of commit {commit_hash} with uncommitted changes"
+    assert "with uncommitted changes" in str(MlflowClient().get_model_version(NAME, "2").description)
     card = explain(NAME, "2")
     assert card.figures[0].champion is not None
     assert promote(NAME, "2", expect_champion="1", why="judged anew").champion == "2"
     with pytest.raises(SystemExit):
-        cli.main(["judge", NAME, "2"])
+        cli.main(["judge", NAME, "2", "--allow-uncommitted"])
     assert "is the champion, and would be compared with itself" in capsys.readouterr().err
     with pytest.raises(SystemExit):
-        cli.main(["judge", NAME, register(b"by hand")])
+        cli.main(["judge", NAME, register(b"by hand"), "--allow-uncommitted"])
     assert "was registered by hand" in capsys.readouterr().err
 
 

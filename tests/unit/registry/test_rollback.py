@@ -14,7 +14,18 @@ from components.registry.promotion import Outcome, promote, rollback
 from components.registry.refusals import ConflictError, RefusalError
 from components.registry.state import fold, was_rolled_back
 from components.registry.verdicts import override, record_verdict
-from tests.registering import NAME, alias, champions, kinds, passed, register, set_alias, stored_weights, verdict
+from tests.registering import (
+    NAME,
+    PROTOCOL,
+    alias,
+    champions,
+    kinds,
+    passed,
+    register,
+    set_alias,
+    stored_weights,
+    verdict,
+)
 
 pytestmark = pytest.mark.usefixtures("project")
 
@@ -129,7 +140,7 @@ def test_a_version_rolled_back_stays_so_until_it_is_measured_otherwise() -> None
     assert out()
     record_verdict(NAME, "2", {**verdict("2", "1"), "checks": ["the same measurement, once more"]})
     assert out()
-    record_verdict(NAME, "2", {**verdict("2", "1"), "protocol": "version=2; dataset=new"})
+    record_verdict(NAME, "2", {**verdict("2", "1"), "protocol": PROTOCOL.replace("abc", "new")})
     assert not out()
     promote(NAME, "2", expect_champion="1", why="better on new photos")
     set_alias("1")

@@ -64,6 +64,7 @@ def test_each_thing_that_happened_is_told_once_and_says_who_and_why(receiver: Re
     assert "by anna: first" in receiver.messages[0]["message"]
     assert "by chief: the fair is tomorrow" in receiver.messages[1]["message"]
     assert "gate: FAILED, http://r/2" in receiver.messages[2]["message"]
+    assert "override: in force until" in receiver.messages[2]["message"]
     assert open_journal(NAME).read().told == {2, 4, 5, 6}
 
 

@@ -4,9 +4,9 @@ import hashlib
 import re
 import subprocess
 from dataclasses import dataclass
+from pathlib import Path
 
 from components.errors import InputError
-from flows.dag import ROOT
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,14 @@ class Revision:
     changed: tuple[str, ...]
     url: str | None = None
 
+    @property
+    def differing(self) -> str:
+        """The first few changed files, for a message; empty if there are none."""
+        return ", ".join(self.changed[:5]) + (" and more" if len(self.changed) > 5 else "")
+
 
 def read_revision() -> Revision:
-    """The checkout's commit and what is not committed.
+    """Commit of the working directory's checkout, and what is not committed.
 
     Raises:
         InputError: this is no git repository, or it has no commit.
@@ -56,12 +61,12 @@ def commit_page(remote: str, commit: str) -> str | None:
 
 def _git(*arguments: str) -> str:
     try:
-        return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        return subprocess.run(["git", *arguments], check=True, capture_output=True, text=True).stdout
     except FileNotFoundError:
         raise InputError("git is not installed; every model version names the commit it was made from") from None
     except subprocess.CalledProcessError as error:
         raise InputError(
-            f"{ROOT}: git cannot say which commit this is ({error.stderr.strip().splitlines()[0]}); every model "
+            f"{Path.cwd()}: git cannot say which commit this is ({error.stderr.strip().splitlines()[0]}); every model "
             "version names the commit it was made from. Clone the project with git, or make this folder a "
             "repository: git init && git add --all && git commit -m 'Start'"
         ) from None
@@ -69,5 +74,5 @@ def _git(*arguments: str) -> str:
 
 def lock_digest() -> str:
     """SHA-256 of dvc.lock: the exact code, data and parameters of every stage."""
-    path = ROOT / "dvc.lock"
+    path = Path("dvc.lock")
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""

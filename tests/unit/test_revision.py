@@ -2,14 +2,14 @@ from pathlib import Path
 
 import pytest
 
+from components import revision
 from components.errors import InputError
-from flows import revision
 from tests.project import commit, git
 
 
 @pytest.fixture
 def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(revision, "ROOT", tmp_path)
+    monkeypatch.chdir(tmp_path)
     # The folder above might be a repository.
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     return tmp_path
