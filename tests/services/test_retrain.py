@@ -229,7 +229,7 @@ def test_the_deployments_do_what_the_command_does(project: Project, first: str) 
     assert str(project.champion("vae").version) == "2"
     project.deployment("rollback/manual", {"name": "vitrine-vae", "why": "complaints"})
     assert str(project.champion("vae").version) == "1"
-    project.deployment("judge/manual", {"name": "vitrine-vae", "version": 2})
+    project.deployment("judge/manual", {"name": "vitrine-vae", "version": 2, "allow_uncommitted": True})
     again = {"name": "vitrine-vae", "why": "no more complaints", "version": 2, "expect_champion": 1}
     project.deployment("promote/manual", again)
     assert str(project.champion("vae").version) == "2"

@@ -155,5 +155,5 @@ def test_a_category_without_held_out_photos_is_judged_by_them_alone(
     assert all(estimate.floor is None for estimate in trouser.values())
     reasons = judge(found, settings.gate["gan"]).reasons
     of_trousers = [(reason.code, reason.metric) for reason in reasons if reason.category == "trouser"]
-    assert of_trousers == [(Code.MISSING_METRIC, "diversity_ratio")]
+    assert of_trousers == [(Code.MISSING_METRIC, name) for name in ("diversity_ratio", "coverage_efflite0")]
     assert measured(Honest(), folder, 0).by_category["trouser"] == {}

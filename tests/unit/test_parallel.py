@@ -191,12 +191,13 @@ def test_lost_photos_are_found_in_a_group_that_is_read_again(process: GuardedPro
 
 
 SCRIPT = """
-import sys
+import signal, sys
 from pathlib import Path
 from components.guarded.parallel import over_groups
 from components.settings import DecodingSettings
 from tests.hostile import groups_of, obey
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts in the background
 groups = groups_of(Path(sys.argv[1]), [["a"], ["sleep 60"], ["spin"], ["sleep 61"]])
 for outcome in over_groups(obey, groups, ["image"], DecodingSettings(pixels=1, frames=1, seconds=99, memory_mb=256)):
     print("started", flush=True)
