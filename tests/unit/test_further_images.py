@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -20,13 +19,6 @@ from components.settings import GateCheck, GatePolicy, Settings
 from tests.drawn import CATEGORIES, COUNTS, Honest, Lacks, Unconditional, evaluate_settings, write_drawn
 
 JUDGED = {"condition_fidelity", "condition_margin"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _cache_of_this_file(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("VITRINE_CACHE", str(tmp_path_factory.mktemp("cache")))
-        yield
 
 
 @pytest.fixture(scope="module")
